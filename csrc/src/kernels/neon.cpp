@@ -1,0 +1,25 @@
+// The table of the neon kernels.
+#define PRECUT_NEON
+#include "conv_tile.h"
+#include "misc.h"
+#include "planar.h"
+#include "sparse.h"
+#include "tile_table.h"
+#include "winograd.h"
+
+namespace precut {
+namespace PRECUT_NS {
+namespace {
+constexpr TileInfo kTiles[] = {PRECUT_TILES_4(PRECUT_TILE_ROW)};
+constexpr PlanarInfo kPlanar[] = {PRECUT_PLANAR_4(PRECUT_PLANAR_ROW)};
+constexpr Kernels kKernels = {
+    PRECUT_ISA, L,    kTiles,   sizeof kTiles / sizeof *kTiles, kPlanar, sizeof kPlanar / sizeof *kPlanar,
+    depthwise,  pool, act,      elt,
+    wino_in,    wino_out,
+    {nullptr, sparse_sum<1, 4>, sparse_sum<2, 4>, sparse_sum<3, 2>, sparse_sum<4, 2>, sparse_sum<5, 1>, sparse_sum<6, 1>,
+     sparse_sum<7, 1>, sparse_sum<8, 1>},
+    8,          lift, block, burn};
+}  // namespace
+}  // namespace PRECUT_NS
+const Kernels* neon_kernels() { return &PRECUT_NS::kKernels; }
+}  // namespace precut

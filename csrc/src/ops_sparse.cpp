@@ -1,0 +1,184 @@
+// Unstructured supports (family C). Some rows of the output at a time: the input is copied into planes in which every
+// kernel position is one contiguous, aligned run of positions, each output channel sums over the list of its weights, and
+// the sums are brought back to blocks of channels.
+#include <algorithm>
+#include <cmath>
+
+#include "model.h"
+
+namespace precut {
+namespace {
+
+struct SparseConv : Exec {
+  Array<Tap> taps;
+  std::vector<int32_t> first;  // (chunk of input channels, lane of the output)
+  Floats bias, slopes;
+  int lanes = 16, vectors = 4;
+  int64_t in_blocks = 0, out_blocks = 0, rows = 1, copy_rows = 1, copy = 0, plane = 0, sums = 0, width = 0, chunks = 1;
+  bool shared_rows = false;  // one copy for each kernel column serves all kernel rows
+  bool wide = false;
+  float lo = 0, hi = 0;
+  bool late_act = false;
+
+  int64_t planes_size() const { return in_blocks * lanes * plane + 2 * lanes * 8; }
+  size_t scratch() const override { return size_t(planes_size() + out_blocks * lanes * sums); }
+
+  void run(const Plan& plan, const Run& r, int part, int parts) const override {
+    Place x = plan.place(node->in[0], r, wide), y = plan.place(node->out, r, wide), res;
+    if (node->has_residual) res = plan.place(node->in[1], r, wide);
+    int64_t bands = (y.h + rows - 1) / rows, total = y.images * bands;
+    // Few bands: the threads share the output channels, each with its own copy of the input.
+    bool by_channel = total < parts;
+    int64_t from = by_channel ? 0 : total * part / parts, to = by_channel ? total : total * (part + 1) / parts;
+    int64_t b0 = by_channel ? out_blocks * part / parts : 0, b1 = by_channel ? out_blocks * (part + 1) / parts : out_blocks;
+    float* sum = r.scratch + planes_size();
+    std::memset(sum - 2 * lanes * 8, 0, size_t(2 * lanes * 8) * 4);  // what the filling entries of the lists read
+    for (int64_t at = from; at < to; at++) {
+      int64_t i = at / bands, row0 = at % bands * rows, n = std::min(rows, y.h - row0);
+      expand(plan, x, i, row0, n, r.scratch);
+      multiply(plan, r.scratch, sum, b0, b1, n * width);
+      for (int64_t b = b0; b < b1; b++)
+        for (int64_t k = 0; k < n; k++) {
+          float* out = y.p + i * y.img + b * y.blk + (row0 + k) * y.row;
+          const float* rr = node->has_residual ? res.p + i * res.img + b * res.blk + (row0 + k) * res.row : nullptr;
+          plan.kernels().block({sum + b * lanes * sums + k * width, sums, width, bias.data() + b * lanes, out, rr, lo, hi});
+          if (late_act) activate(plan, node->act, slopes.size() ? slopes.data() + b * lanes : nullptr, out, width);
+        }
+    }
+  }
+
+  // Planes of each channel: copies x rows x width of the output.
+  void expand(const Plan& plan, const Place& x, int64_t image, int64_t row0, int64_t n, float* planes) const {
+    const Window& win = node->win;
+    const std::vector<int32_t>& offs = n == rows ? offs_full : offs_last;
+    for (int64_t b = 0; b < in_blocks; b++)
+      for (int64_t kh = 0; kh < (shared_rows ? 1 : win.kh); kh++)
+        for (int64_t kw = 0; kw < win.kw; kw++)
+          plan.kernels().lift({x.p + image * x.img + b * x.blk + (row0 * win.sh + kh * win.dh - win.pt) * x.row +
+                                   (kw * win.dw - win.pl) * x.col,
+                               offs.data(), int64_t(offs.size()),
+                               planes + b * lanes * plane + (kh * win.kw + kw) * copy, plane});
+  }
+
+  // Where the positions of `n` rows of the output lie in the input; filled up to whole vectors with the last one.
+  std::vector<int32_t> offsets(const Place& x, int64_t n) const {
+    const Window& win = node->win;
+    std::vector<int32_t> list;
+    for (int64_t k = 0; k < n + (shared_rows ? (win.kh - 1) * win.dh : 0); k++)
+      for (int64_t c = 0; c < width; c++) list.push_back(int32_t(k * win.sh * x.row + c * (wide ? 1 : win.sw) * x.col));
+    while (list.size() % size_t(lanes)) list.push_back(list.back());
+    return list;
+  }
+  std::vector<int32_t> offs_full, offs_last;
+
+  void multiply(const Plan& plan, const float* planes, float* sum, int64_t b0, int64_t b1, int64_t positions) const {
+    const Kernels& k = plan.kernels();
+    int64_t total = (positions + lanes - 1) / lanes, all = out_blocks * lanes, from = b0 * lanes;
+    for (int64_t v = 0; v < total;) {
+      int take = int(std::min<int64_t>(total - v, vectors));
+      for (int64_t c = 0; c < chunks; c++)
+        k.sparse[take]({planes + v * lanes, taps.data(), first.data() + c * all + from, (b1 - b0) * lanes,
+                        sum + from * sums + v * lanes, sums, c > 0});
+      v += take;
+    }
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, int vectors, bool near) {
+  auto e = std::make_unique<SparseConv>();
+  const Order &in = plan.order(n.in[0]), &out = plan.order(n.out);
+  const Kernels& k = plan.kernels();
+  const Window& win = n.win;
+  e->node = &n;
+  int lanes = e->lanes = k.lanes;
+  e->in_blocks = int64_t(in.size()) / lanes;
+  e->out_blocks = int64_t(out.size()) / lanes;
+  e->wide = plan.buffer(n.in[0]).flat && plan.buffer(n.out).flat;
+  const Shape& y = plan.shape(n.out);
+  int64_t h = y.h, w = e->width = e->wide ? plan.buffer(n.out).blk / lanes : y.w;
+  // Moving a row up or down keeps runs aligned only where rows are whole vectors.
+  e->shared_rows = win.sh == 1 && w % lanes == 0;
+  int64_t copies = e->shared_rows ? win.kw : win.kh * win.kw;
+  // Rows at a time: the planes should stay in the second-level cache.
+  auto size = [&](int64_t rows) {
+    e->rows = rows;
+    e->copy_rows = e->shared_rows ? rows + (win.kh - 1) * win.dh : rows;
+    e->copy = (e->copy_rows * w + lanes - 1) / lanes * lanes;
+    e->plane = e->copy * copies + lanes;  // one vector more: planes should not all begin on the same cache set
+    return e->plane * int64_t(in.size()) * 4;
+  };
+  int64_t rows = 1;
+  while (rows < h && (rows * w < lanes * vectors || size(rows + 1) < 400000)) rows++;
+  int64_t even = (h + rows - 1) / rows;
+  size((h + even - 1) / even);
+  int64_t positions = e->rows * w, groups = (positions + lanes - 1) / lanes;
+  e->vectors = int(std::min<int64_t>(vectors, groups));
+  e->sums = groups * lanes + lanes;
+  // Input channels at a time.
+  int64_t seen = e->shared_rows ? copies * (e->vectors * lanes + (win.kh - 1) * win.dh * w) * 4 : copies * e->vectors * lanes * 4;
+  int64_t channels = near ? std::max<int64_t>(4, 24576 / seen) : int64_t(in.size());
+  e->chunks = (int64_t(in.size()) + channels - 1) / channels;
+  channels = (int64_t(in.size()) + e->chunks - 1) / e->chunks;
+
+  {
+    const Buffer& b = plan.buffer(n.in[0]);
+    Place x;
+    x.row = b.row;
+    x.col = b.col;
+    if (e->rows * win.sh * b.row > INT32_MAX) throw Error(PRECUT_ERR_SHAPE, n.name + ": an image is too large for 32-bit offsets");
+    e->offs_full = e->offsets(x, e->rows);
+    e->offs_last = e->offsets(x, h - (h - 1) / e->rows * e->rows);
+  }
+  const Graph& g = plan.model().graph;
+  DenseRows d = expand_weights(g, n);
+  e->bias = Floats(out.size());
+  int64_t kept = 0, zeros = e->in_blocks * lanes * e->plane;
+  if (zeros + e->plane > INT32_MAX) throw Error(PRECUT_ERR_SHAPE, n.name + ": an image is too large for 32-bit offsets");
+  // Twice over the same lists: to count, and to fill.
+  for (bool fill : {false, true}) {
+    size_t at = 0;
+    e->first.assign(1, 0);
+    kept = 0;
+    auto put = [&](int64_t off, float w) {
+      if (fill) e->taps[at] = {int32_t(off), w};
+      at++;
+    };
+    for (int64_t chunk = 0; chunk < e->chunks; chunk++)
+      for (size_t j = 0; j < out.size(); j++) {
+        for (int64_t c = chunk * channels; out[j] >= 0 && c < std::min(int64_t(in.size()), (chunk + 1) * channels); c++) {
+          if (in[size_t(c)] < 0) continue;
+          for (int64_t p = 0; p < d.area; p++) {
+            int64_t weight = in[size_t(c)] * d.area + p;
+            if (!d.keep_row(out[j])[weight]) continue;
+            int64_t kh = p / win.kw, kw = p % win.kw;
+            put(c * e->plane + (e->shared_rows ? kw * e->copy + kh * win.dh * w : p * e->copy), d.row(out[j])[weight]);
+            kept++;
+          }
+        }
+        while (at % kTapUnit) put(zeros, 0.0f);
+        e->first.push_back(int32_t(at));
+      }
+    if (!fill) e->taps = Array<Tap>(at);
+  }
+  for (size_t j = 0; j < out.size(); j++)
+    if (n.bias >= 0 && out[j] >= 0) e->bias.data()[j] = g.tensors[size_t(n.bias)].floats()[out[j]];
+  act_bounds(n.act, e->lo, e->hi);
+  e->late_act = !act_is_clamp(n.act);
+  e->slopes = act_slopes(plan, n);
+  e->kernel = "f32_conv_unstructured_" + std::to_string(vectors) + (near ? "near" : "far") + "_" + k.isa;
+  e->macs = kept * y.pixels();
+  double bands = double((h + e->rows - 1) / e->rows);
+  e->vector_macs = int64_t(double(kept) * double(groups) * bands);
+  e->weight_bytes = e->taps.size() * sizeof(Tap) + e->first.size() * 4 + out.size() * 4;
+  double copied = double(in.size() / size_t(lanes)) * double(e->copy_rows) * double(w) * double(copies) * 5.0;
+  double per = near ? 0.75 : 1.1;  // cycles of a vector, from L1 or L2
+  double calls = double(e->chunks) * std::ceil(double(groups) / e->vectors);
+  e->cycles = bands * (double(e->taps.size()) * (double(groups) * per + std::ceil(double(groups) / e->vectors)) + copied +
+                       double(out.size()) * (calls * 14 + double(groups) * 4));
+  if (e->wide) e->cycles /= double(w);
+  return e;
+}
+
+}  // namespace precut

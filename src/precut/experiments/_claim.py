@@ -1,0 +1,125 @@
+"""A claim: a question, and the queue of short training runs that answers it, as data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from precut.errors import PrecutError, unknown
+
+__all__ = ["Claim", "Run", "list_claims", "load_claim"]
+
+_RUN_KEYS = ("name", "model", "kwargs", "support", "ignored_layers", "init", "recipe", "seeds", "group")
+_CLAIM_KEYS = ("question", "data", "input_size", "recipe", "runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a model, its support, a recipe with changes, and one seed (of weights, order and augmentation)."""
+
+    name: str
+    seed: int
+    model: str
+    kwargs: Mapping[str, Any]
+    support: str
+    recipe: str
+    changes: Mapping[str, Any]
+    ignored_layers: tuple[str, ...] = ()
+    init: str = "fresh"
+    group: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names the run's folder and its row."""
+        return f"{self.name}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A question and its runs, in the order in which they are to be done."""
+
+    name: str
+    question: str
+    data: str
+    input_size: int
+    runs: tuple[Run, ...] = field(default=())
+
+
+def _claims_folder() -> Any:
+    return resources.files("precut.experiments") / "claims"
+
+
+def list_claims() -> list[str]:
+    """Names of the claims that come with precut."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _claims_folder().iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_claim(name_or_path: str | Path) -> Claim:
+    """A claim by its name, or from a YAML file.
+
+    The file has ``question``, ``data`` (a dataset), ``recipe`` ({name: ..., and changed fields}) and ``runs``: each with
+    ``name``, ``model``, ``kwargs``, ``support``, and if need be ``ignored_layers``, ``init``, ``recipe`` (further
+    changes), ``seeds`` (default [0]) and ``group`` (what it is compared within).
+    """
+    import yaml
+
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise PrecutError(f"there is no claim file {str(path)!r}")
+        name, text = path.stem, path.read_text()
+    else:
+        name = str(name_or_path)
+        if name not in list_claims():
+            raise unknown("claim", name, list_claims(), "precut list claims")
+        text = (_claims_folder() / f"{name}.yaml").read_text()
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PrecutError(f"claim {name!r} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("runs"), list):
+        raise PrecutError(f"claim {name!r} must be a mapping with a list of 'runs'")
+    for key in raw:
+        if key not in _CLAIM_KEYS:
+            raise unknown(f"field of claim {name!r}", key, _CLAIM_KEYS)
+    shared = dict(raw.get("recipe") or {})
+    by_order: list[tuple[int, Run]] = []
+    for entry in raw["runs"]:
+        for key in entry:
+            if key not in _RUN_KEYS:
+                raise unknown(f"field of a run of claim {name!r}", key, _RUN_KEYS)
+        changes = {**shared, **(entry.get("recipe") or {})}
+        recipe = changes.pop("name", "modern-cifar")
+        for order, seed in enumerate(entry.get("seeds", [0])):
+            run = Run(
+                name=str(entry["name"]),
+                seed=int(seed),
+                model=entry["model"],
+                kwargs=dict(entry.get("kwargs") or {}),
+                support=entry.get("support", "dense"),
+                recipe=recipe,
+                changes=changes,
+                ignored_layers=tuple(entry.get("ignored_layers", ())),
+                init=entry.get("init", "fresh"),
+                group=str(entry.get("group", "")),
+            )
+            by_order.append((order, run))
+    # every run's first seed before any run's second: an interrupted queue has then seen everything once
+    runs = tuple(run for _, run in sorted(by_order, key=lambda pair: pair[0]))
+    keys = [run.key for run in runs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise PrecutError(f"claim {name!r} has the run {key!r} twice; names with seeds must differ")
+    return Claim(name, str(raw.get("question", "")), raw["data"], int(raw.get("input_size", 32)), runs)
+
+
+def spread(values: list[float]) -> float | None:
+    """Sample standard deviation, or None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -1,0 +1,146 @@
+"""Working through a claim's queue: finished rows are kept, interrupted runs are resumed, the rest is run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from precut._files import atomic_write
+from precut.data import Dataset
+from precut.data import load as load_data
+from precut.errors import PrecutError, unknown
+from precut.experiments._claim import Claim, Run
+from precut.layers import sparsify
+from precut.measure import environment, summary
+from precut.models import create_model
+from precut.training import Recipe, fit, load_recipe
+
+__all__ = ["COLUMNS", "build", "read_rows", "recipe_of", "run_claim"]
+
+COLUMNS = (
+    ["run", "seed", "group", "model", "kwargs", "support", "init", "recipe", "changes", "epochs", "precision"]
+    + ["params", "params_dense", "macs", "macs_dense", "val_accuracy", "test_accuracy", "best_epoch", "seconds"]
+    + ["threads", "torch", "cpu"]
+)  # fmt: skip
+
+
+def build(run: Run, dataset: Dataset, input_size: int) -> torch.nn.Module:
+    """The untrained network of a run; its weights depend on the run's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        channels = dataset.train.images.shape[1]
+        model = create_model(
+            run.model, num_classes=len(dataset.classes), input_size=input_size, in_channels=channels, **run.kwargs
+        )
+    return sparsify(model, run.support, ignored_layers=run.ignored_layers, init=run.init, seed=run.seed)
+
+
+def recipe_of(run: Run) -> Recipe:
+    """The run's recipe with its changes."""
+    return load_recipe(run.recipe).replace(**run.changes)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The finished rows of a results file, oldest first; none if there is no file yet."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write(path, text.getvalue())
+
+
+def run_claim(
+    claim: Claim,
+    results: Path,
+    runs_folder: Path,
+    *,
+    only: str | None = None,
+    data_root: str | Path | None = None,
+    threads: int | None = None,
+    progress: bool = True,
+    on_row: Callable[[Mapping[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Does the runs of ``claim`` that ``results`` (a CSV file) does not hold yet, and returns all rows.
+
+    A row is written as soon as its run is finished. A run that was interrupted is resumed from its folder under
+    ``runs_folder``.
+
+    Args:
+        only: do the runs whose key ("low-dense-s0") this glob matches.
+        on_row: called with each new row.
+    """
+    import fnmatch
+
+    chosen = [run for run in claim.runs if only is None or fnmatch.fnmatchcase(run.key, only)]
+    if not chosen:
+        raise unknown(f"run of claim {claim.name!r}", only, [run.key for run in claim.runs])
+    rows: list[dict[str, Any]] = list(read_rows(results))
+    dataset = load_data(claim.data, root=data_root)
+    for run in chosen:
+        if any(row["run"] == run.name and int(row["seed"]) == run.seed for row in rows):
+            continue
+        row = _do(run, claim, dataset, runs_folder / claim.name / run.key, threads, progress)
+        rows = [*read_rows(results), row]  # read again: another process may have worked on the same queue
+        _write_rows(results, rows)
+        if on_row is not None:
+            on_row(row)
+    return rows
+
+
+def _do(
+    run: Run, claim: Claim, dataset: Dataset, folder: Path, threads: int | None, progress: bool
+) -> dict[str, Any]:
+    model = build(run, dataset, claim.input_size)
+    recipe = recipe_of(run)
+    example = torch.zeros(1, *dataset.train.images.shape[1:])
+    counts = summary(model, example)
+    result = fit(
+        model,
+        dataset,
+        recipe,
+        run_dir=folder,
+        seed=run.seed,
+        threads=threads,
+        resume=(folder / "config.json").exists(),
+        progress=progress,
+    )
+    if result.test_accuracy is None:
+        raise PrecutError(f"run {run.key!r} ended without a test accuracy")
+    machine = environment()
+    return {
+        "run": run.name,
+        "seed": run.seed,
+        "group": run.group,
+        "model": run.model,
+        "kwargs": json.dumps(dict(run.kwargs), sort_keys=True),
+        "support": run.support,
+        "init": run.init,
+        "recipe": run.recipe,
+        "changes": json.dumps(dict(run.changes), sort_keys=True),
+        "epochs": recipe.epochs,
+        "precision": recipe.precision,
+        "params": counts.params,
+        "params_dense": counts.params_dense,
+        "macs": counts.macs,
+        "macs_dense": counts.macs_dense,
+        "val_accuracy": f"{result.val_accuracy:.4f}",
+        "test_accuracy": f"{result.test_accuracy:.4f}",
+        "best_epoch": result.best_epoch,
+        "seconds": f"{result.seconds:.0f}",
+        "threads": threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cpu": machine.get("cpu", ""),
+    }

@@ -1,0 +1,41 @@
+"""Which layers of a model are meant: by module, by name or by glob."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+
+from torch import nn
+
+from precut.errors import PrecutError, unknown
+
+__all__ = ["ignored_names"]
+
+
+def ignored_names(model: nn.Module, ignored: Iterable[nn.Module | str] | nn.Module | str) -> set[str]:
+    """Qualified names of all modules that ``ignored`` (modules, names or globs) covers, with all that is inside them.
+
+    Raises:
+        PrecutError: for what is no part of the model.
+    """
+    if isinstance(ignored, (nn.Module, str)):
+        ignored = [ignored]
+    elif not isinstance(ignored, Iterable):
+        raise PrecutError(f"ignored_layers takes modules, names or globs; got {ignored!r}")
+    modules = dict(model.named_modules(remove_duplicate=False))  # a module that is used twice has two names
+    names = [name for name in modules if name]
+    inside: set[nn.Module] = set()
+    for item in ignored:
+        if isinstance(item, nn.Module):
+            found = [module for module in modules.values() if module is item]
+            if not found:
+                raise PrecutError(f"ignored_layers holds a {type(item).__name__} that is not part of the model")
+        elif isinstance(item, str):
+            found = [modules[name] for name in names if fnmatch.fnmatchcase(name, item)]
+            if not found:
+                raise unknown("layer in ignored_layers", item, names, "model.named_modules()")
+        else:
+            raise PrecutError(f"ignored_layers takes modules, names or globs; got {item!r}")
+        for root in found:
+            inside.update(root.modules())
+    return {name for name, module in modules.items() if module in inside}

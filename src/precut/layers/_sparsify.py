@@ -1,0 +1,144 @@
+"""Cutting a model to size: its convolutions become sparse ones."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from precut.errors import PrecutError, unknown, whole
+from precut.layers._conv import SparseConv2d
+from precut.layers._linear import SparseLinear
+from precut.layers._replace import check_hooks, replace_layer_, sparse_like
+from precut.layers._select import ignored_names
+from precut.supports import Dense, SupportMaker, parse
+
+__all__ = ["sparsify", "sparsify_"]
+
+_INITS = ("fresh", "project")
+
+
+@torch.no_grad()
+def _fresh_(layer: SparseConv2d | SparseLinear, generator: torch.Generator) -> None:
+    # He initialisation with the fan-in that exists; drawn on the CPU so that a seed means the same on every device.
+    drawn = torch.randn(layer.weight.shape, generator=generator, device="cpu")
+    layer.weight.copy_(drawn * (2 / layer.fan_in()).sqrt())
+    if layer.bias is not None:
+        layer.bias.zero_()
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """The names of the modules that own each parameter, by its id."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    return owners
+
+
+def _check_plain(name: str, layer: nn.Conv2d, owners: dict[int, list[str]]) -> None:
+    """Raises a PrecutError when putting a sparse layer in place of this one would lose something."""
+    advice = f"or keep it dense: ignored_layers=[{name!r}]"
+    if "weight" not in layer._parameters:
+        raise PrecutError(
+            f"layer {name!r} computes its weight (a mask or parametrization); use precut.from_masks first, {advice}"
+        )
+    if isinstance(layer.weight, nn.UninitializedParameter):
+        raise PrecutError(f"layer {name!r} does not know its input channels yet; run the model once first, {advice}")
+    check_hooks(name, layer)
+    for parameter in layer.parameters():
+        names = owners[id(parameter)]
+        if len(names) > 1:
+            raise PrecutError(
+                f"layers {', '.join(map(repr, names))} share a parameter, which sparse layers cannot; untie them, or "
+                f"keep all dense: ignored_layers={names}"
+            )
+
+
+def _checked(model: nn.Module, support: SupportMaker | str, init: str, seed: int) -> SupportMaker:
+    if init not in _INITS:
+        raise unknown("init", init, _INITS)
+    if not isinstance(model, nn.Module):
+        raise PrecutError(f"sparsify takes an nn.Module; got {type(model).__name__}")
+    if isinstance(model, nn.Conv2d):
+        raise PrecutError(
+            "sparsify needs a model with layers inside; for a single layer use SparseConv2d(..., support=...)"
+        )
+    whole("seed", seed, 0, 2**63 - 1)
+    return parse(support)
+
+
+def _replace_all_(model: nn.Module, maker: SupportMaker, ignored: set[str], init: str, seed: int) -> nn.Module:
+    if isinstance(maker, Dense):
+        return model
+    convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    chosen = [
+        (name, module) for name, module in convolutions[1:] if math.prod(module.kernel_size) > 1 and name not in ignored
+    ]
+    if not chosen:
+        raise PrecutError(
+            f"no layer to make sparse: the model has {len(convolutions)} nn.Conv2d layers, and the first one, 1x1 ones "
+            "and the ignored ones stay dense"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    owners = _owners(model)
+    made: list[tuple[str, SparseConv2d | SparseLinear]] = []
+    for number, (name, module) in enumerate(chosen):
+        _check_plain(name, module, owners)
+        try:
+            layer = sparse_like(module, maker.for_layer(number).support(module.weight.shape, module.groups))
+        except PrecutError as error:
+            raise PrecutError(f"layer {name!r}: {error}") from error
+        if init == "fresh":
+            _fresh_(layer, generator)
+        made.append((name, layer))
+    for name, layer in made:  # only once every layer is known to fit is the model touched
+        replace_layer_(model, name, layer)
+    return model
+
+
+def sparsify_(
+    model: nn.Module,
+    support: SupportMaker | str,
+    ignored_layers: Iterable[nn.Module | str] | nn.Module | str = (),
+    init: str = "fresh",
+    seed: int = 0,
+) -> nn.Module:
+    """Makes the convolutions of ``model`` sparse, in place; see ``sparsify``. Returns the model.
+
+    On an error the model is as it was.
+    """
+    maker = _checked(model, support, init, seed)
+    return _replace_all_(model, maker, ignored_names(model, ignored_layers), init, seed)
+
+
+def sparsify(
+    model: nn.Module,
+    support: SupportMaker | str,
+    ignored_layers: Iterable[nn.Module | str] | nn.Module | str = (),
+    init: str = "fresh",
+    seed: int = 0,
+) -> nn.Module:
+    """A new model in which the convolutions have only the weights on their support.
+
+    The first convolution (in the order of ``model.named_modules()``), 1x1 convolutions and linear layers stay dense.
+    Depthwise and grouped convolutions are made sparse like others; name them in ``ignored_layers`` to keep them. The
+    support "dense" leaves every layer as it is, its weights too.
+
+    Args:
+        model: any module that holds ``nn.Conv2d`` layers; it is not changed.
+        support: a maker, or its name ("PSD4_P8").
+        ignored_layers: modules, names or globs ("layer4.*") that stay dense, with all that is inside them.
+        init: "fresh" draws new weights (He normal with the fan-in that exists; biases zero); "project" keeps the
+            trained weights on the support.
+        seed: of the fresh weights; torch's own random numbers are not touched.
+
+    Raises:
+        PrecutError: when a layer cannot have the support, or no layer would become sparse.
+    """
+    maker = _checked(model, support, init, seed)
+    ignored = ignored_names(model, ignored_layers)  # before the copy, whose modules are others
+    return _replace_all_(copy.deepcopy(model), maker, ignored, init, seed)

@@ -1,0 +1,25 @@
+"""Training: recipes as data, a loop that survives crashes, evaluation."""
+
+from precut._environment import environment
+from precut.training._callback import Callback, TrainState
+from precut.training._evaluate import evaluate
+from precut.training._fit import FitResult, fit
+from precut.training._init import init_kundu_
+from precut.training._optim import param_groups
+from precut.training._recipe import Recipe, list_recipes, load_recipe
+from precut.training._signals import TrainingInterrupted
+
+__all__ = [
+    "Callback",
+    "FitResult",
+    "Recipe",
+    "TrainState",
+    "TrainingInterrupted",
+    "environment",
+    "evaluate",
+    "fit",
+    "init_kundu_",
+    "list_recipes",
+    "load_recipe",
+    "param_groups",
+]

@@ -1,0 +1,43 @@
+"""The initial weights of the authors of the pre-defined sparse kernels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["init_kundu_"]
+
+
+@torch.no_grad()
+def init_kundu_(model: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Draws the weights as Kundu et al.'s published code does (arXiv 1910.00724, 2001.10710), in place.
+
+    Convolutions: uniform, Xavier with gain 0.5 by the *dense* fans whatever the support keeps, biases 0. Batch norm:
+    scale 0.5, shift 0. Linear layers: normal with a deviation of 0.01, biases 0.
+
+    Args:
+        model: any module; sparse layers draw the weights that exist.
+        generator: where the numbers come from; torch's own if None.
+    """
+    module: Any
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.affine:
+                nn.init.constant_(module.weight, 0.5)
+                nn.init.zeros_(module.bias)
+            continue
+        kind = getattr(module, "precut_op", None)
+        if isinstance(module, nn.Conv2d) or kind == "conv2d":
+            shape = getattr(module, "dense_shape", None) or module.weight.shape
+            receptive = math.prod(shape[2:])
+            bound = 0.5 * math.sqrt(6 / ((shape[0] + shape[1]) * receptive))
+            module.weight.uniform_(-bound, bound, generator=generator)
+        elif isinstance(module, nn.Linear) or kind == "linear":
+            module.weight.normal_(0, 0.01, generator=generator)
+        else:
+            continue
+        if module.bias is not None:
+            module.bias.zero_()
