@@ -7,7 +7,7 @@ SEED ?= $(shell date +%Y%m%d%H%M%S)
 
 .PHONY: demo test test-all lint clean
 
-$(STAMP): pyproject.toml constraints/cpu.txt
+$(STAMP): pyproject.toml constraints/cpu.txt $(shell find csrc -type f)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/cpu.txt -e '.[dev]'
 	touch $@

@@ -49,11 +49,9 @@ class Tuner {
  public:
   explicit Tuner(const Model& model);
   ~Tuner();
-  // Returns the chosen index. `time(i)` runs candidate i once and returns microseconds.
+  // Returns the fastest and keeps it. `time(i)` runs candidate i once and returns microseconds.
   template <class F>
   size_t choose(const std::string& key, const std::vector<std::string>& names, F&& time) {
-    size_t known = recall(key, names);
-    if (known < names.size()) return known;
     std::vector<double> best(names.size(), 1e30);
     for (size_t i = 0; i < names.size(); i++) time(i);  // caches warm, pages touched
     for (int round = 0; round < 9; round++)
@@ -68,9 +66,11 @@ class Tuner {
     return winner;
   }
 
- private:
+  // What an earlier timing found; names.size() when there is none.
   size_t recall(const std::string& key, const std::vector<std::string>& names) const;
   void remember(const std::string& key, const std::string& name);
+
+ private:
   std::string path_;
   std::map<std::string, std::string> known_;
   std::map<std::string, std::string> fresh_;

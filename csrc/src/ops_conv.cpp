@@ -343,9 +343,10 @@ std::vector<std::unique_ptr<Exec>> conv_candidates(const Plan& plan, const Node&
   }
   size_t wanted = model.autotune ? 5 : 1, taken = 0;
   for (const Idea& idea : ideas) {
-    if (taken++ >= wanted || (!list.empty() && idea.cycles > 1.5 * ideas[0].cycles)) break;
+    if (taken >= wanted || (!list.empty() && idea.cycles > 1.5 * ideas[0].cycles)) break;
     auto e = make_tile_conv(plan, node, g, *idea.tile, model.get_packed(node, idea.tile->g, idea.tile->nv));
     if (!e) continue;
+    taken++;
     // Weights that lie beyond the second-level cache are fetched ahead where that pays: without tuning, where the whole
     // network's are too many for the third as well.
     bool far = model.total_weights > kNearBytes && e->weight_bytes > kNearBytes / 4;

@@ -86,6 +86,8 @@ class Plan {
 
  private:
   friend class PlanBuilder;
+  bool groups_in_parallel(const Segment& s) const;
+  void timed_forward(const float* const* inputs, float* const* outputs, bool all_threads, std::vector<double>& us) const;
   void run_op(const Exec& exec, const Run& run, int part, int parts) const;
   void clear_halo(int value, const Run& run, int part, int parts) const;
 

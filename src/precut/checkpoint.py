@@ -62,7 +62,11 @@ def save(model: nn.Module, path: str | Path, extra: Mapping[str, Any] | None = N
         "format": FORMAT,
         "model": getattr(model, "precut_spec", None),
         "supports": {
-            name: {"maker": layer.support.maker.to_spec(), "shape": list(layer.dense_shape), "groups": layer.support.groups}
+            name: {
+                "maker": layer.support.maker.to_spec(),
+                "shape": list(layer.dense_shape),
+                "groups": layer.support.groups,
+            }
             for name, layer in model.named_modules(remove_duplicate=False)
             if isinstance(layer, SparseLayer)
         },
@@ -74,9 +78,9 @@ def save(model: nn.Module, path: str | Path, extra: Mapping[str, Any] | None = N
         text = json.dumps(spec, sort_keys=True)
     except TypeError as error:
         raise PrecutError(f"the model's spec or extra is not JSON-able: {error}") from error
-    # one key only: safetensors writes several in random order, and equal models must give equal bytes
-    metadata = json.dumps({"spec": text, "sha256": _checksum(tensors, text)})
-    return atomic_write(Path(path), to_bytes(tensors, {"precut": metadata}))
+    # one key, the checksum and then the spec: safetensors writes several keys in random order, and equal models must
+    # give equal bytes
+    return atomic_write(Path(path), to_bytes(tensors, {"precut": f"{_checksum(tensors, text)} {text}"}))
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], text: str) -> str:
@@ -122,11 +126,7 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             f"{str(path)!r} is a safetensors file, but not a precut model; load its tensors with safetensors and "
             "model.load_state_dict (dense weights load into sparse layers too)"
         )
-    try:
-        envelope = json.loads(metadata["precut"])
-        text, checksum = str(envelope["spec"]), envelope["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PrecutError(f"{str(path)!r} holds a spec that is not JSON: {error}") from error
+    checksum, _, text = metadata["precut"].partition(" ")
     if _checksum(tensors, text) != checksum:
         raise PrecutError(f"{str(path)!r} was altered after it was written: its checksum does not match its contents")
     try:
@@ -221,7 +221,7 @@ def _cast_(made: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def _resize_(module: nn.Module, sizes: Mapping[str, int], path: str) -> None:
-    if tuple(sizes) != _SIZES.get(type(module), ()) or not all(isinstance(v, int) and v > 0 for v in sizes.values()):
+    if set(sizes) != set(_SIZES.get(type(module), ())) or not all(isinstance(v, int) and v > 0 for v in sizes.values()):
         raise PrecutError(f"{path!r} resizes a {type(module).__name__} by {dict(sizes)}, which it cannot")
     for key, value in sizes.items():
         setattr(module, key, value)
@@ -234,11 +234,10 @@ def _resize_(module: nn.Module, sizes: Mapping[str, int], path: str) -> None:
     else:
         shape = (module.num_features,)  # type: ignore[assignment]
         out = shape[0]
-    for table in (module._parameters, module._buffers):
-        for key, old in table.items():
-            if old is not None and old.ndim:
-                new = old.new_zeros(shape if key == "weight" else (out,))
-                table[key] = nn.Parameter(new, requires_grad=old.requires_grad) if table is module._parameters else new
+    for key, old in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        if old.ndim:
+            new = old.new_zeros(shape if key == "weight" else (out,))
+            setattr(module, key, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
 
 def _sparse_sized(layer: nn.Module, support: Support) -> nn.Module:

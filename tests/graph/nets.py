@@ -174,10 +174,9 @@ class Program(nn.Module):
             self.weights[name] = nn.Parameter(torch.empty(out, count, 1, 1))
             self.weights[name + "b"] = nn.Parameter(torch.empty(out))
             self.emit("functional", (source,), (name,), out)
-        elif kind == "shared":
-            if self.layers_by_input[count]:
-                module = draw.choice(self.layers_by_input[count])
-                self.emit("module", (source,), (module,), self.modules_made[module].out_channels)
+        elif kind == "shared" and self.layers_by_input[count]:
+            module = draw.choice(self.layers_by_input[count])
+            self.emit("module", (source,), (module,), self.modules_made[module].out_channels)
 
     def emit(self, kind: str, sources: tuple[int, ...], rest: tuple[Any, ...], channels: int) -> None:
         self.code.append((kind, (sources, *rest)))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import precut
 from precut.graph import Graph, capture
 from precut.graph._functions import SIGNATURES
-from precut.graph._modules import _ROWS
+from precut.graph._modules import ROWS
 
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -138,7 +138,7 @@ WRITTEN: list[tuple[str, Callable[..., Any]]] = [
     ("chunk", lambda m, x: x.chunk(2, 1)[0]),
     ("split", lambda m, x: torch.split(x, [1, 3], dim=1)[1]),
     ("unbind", lambda m, x: x.unbind(1)[0]),
-    ("unbind", lambda m, x: list(x)[0]),
+    ("unbind", lambda m, x: next(iter(x))),
     ("narrow", lambda m, x: x.narrow(1, 0, 2)),
     ("select", lambda m, x: x.select(1, 0)),
     ("index_select", lambda m, x: x.index_select(1, torch.tensor([0, 2]))),
@@ -230,7 +230,7 @@ def _instance(kind: type[nn.Module]) -> tuple[nn.Module, tuple[int, ...]]:
     return kind(), shape
 
 
-@pytest.mark.parametrize("kind", _ROWS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", ROWS, ids=lambda kind: kind.__name__)
 def test_every_leaf_module_is_one_node(kind: type[nn.Module]) -> None:
     if kind is nn.SyncBatchNorm:
         pytest.skip("needs a GPU to run")
@@ -240,7 +240,7 @@ def test_every_leaf_module_is_one_node(kind: type[nn.Module]) -> None:
     (node,) = graph.nodes
     assert node.module is module
     assert node.name == node.path == "0"
-    assert node.op == _ROWS[kind][0] or (node.op, kind) == ("reshape", nn.Unflatten)
+    assert node.op == ROWS[kind][0] or (node.op, kind) == ("reshape", nn.Unflatten)
     assert node.output.shape == tuple(module.eval()(torch.randn(shape)).shape)
     assert set(node.params) == {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
 
@@ -552,7 +552,7 @@ def test_another_thread_may_run_the_model_meanwhile() -> None:
 
 class Double(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: N805
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x * 2
 
     @staticmethod

@@ -48,8 +48,8 @@ def test_programs_that_depend_on_values(word: str, function: Callable[..., Any])
     with pytest.raises(PrecutError) as error:
         capture(Call(function), X)
     assert str(error.value) == (
-        f"{word}() of a tensor at test_errors.py:{function.__code__.co_firstlineno} cannot be captured: the program would depend "
-        "on the input's values; a capture follows one path for all inputs"
+        f"{word}() of a tensor at test_errors.py:{function.__code__.co_firstlineno} cannot be captured: the program "
+        "would depend on the input's values; a capture follows one path for all inputs"
     )
 
 
@@ -105,8 +105,8 @@ def test_writes_through_another_tensor(
     with pytest.raises(PrecutError) as error:
         capture(Call(function), X)
     assert str(error.value) == (
-        f"{reader} reads a tensor that {writes} at test_errors.py:{first + at} overwrote in place through another tensor of the "
-        "same memory: write out of place, or take the view after the write"
+        f"{reader} reads a tensor that {writes} at test_errors.py:{first + at} overwrote in place through another "
+        "tensor of the same memory: write out of place, or take the view after the write"
     )
 
 
@@ -123,6 +123,12 @@ def test_writes_into_parameters() -> None:
     )
 
 
+EXAMPLE = (
+    "example_inputs must be a tensor, a tuple of arguments or a dict of keyword arguments with at least one tensor; "
+    "got "
+)
+
+
 class Lazy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -132,11 +138,16 @@ class Lazy(nn.Module):
 @pytest.mark.parametrize(
     ("model", "inputs", "message"),
     [
-        (nn.ReLU, X, "capture takes an nn.Module; got type <class 'torch.nn.modules.activation.ReLU'>: pass an instance, ReLU(...)"),
+        (
+            nn.ReLU,
+            X,
+            "capture takes an nn.Module; got type <class 'torch.nn.modules.activation.ReLU'>: pass an instance, "
+            "ReLU(...)",
+        ),
         (3, X, "capture takes an nn.Module; got int 3"),
-        (nn.ReLU(), (1, 3, 32, 32), "example_inputs must be a tensor, a tuple of arguments or a dict of keyword arguments with at least one tensor; got tuple (1, 3, 32, 32): pass torch.zeros(1, 3, 32, 32)"),
-        (nn.ReLU(), None, "example_inputs must be a tensor, a tuple of arguments or a dict of keyword arguments with at least one tensor; got NoneType None"),
-        (nn.ReLU(), [], "example_inputs must be a tensor, a tuple of arguments or a dict of keyword arguments with at least one tensor; got list []"),
+        (nn.ReLU(), (1, 3, 32, 32), EXAMPLE + "tuple (1, 3, 32, 32): pass torch.zeros(1, 3, 32, 32)"),
+        (nn.ReLU(), None, EXAMPLE + "NoneType None"),
+        (nn.ReLU(), [], EXAMPLE + "list []"),
         (Lazy(), X, "parameter 'fc.weight' has no shape yet (a lazy layer): run the model once, then capture it"),
     ],
 )  # fmt: skip
@@ -163,8 +174,8 @@ def test_verify_tells_what_a_capture_cannot_see() -> None:
     with pytest.raises(PrecutError) as error:
         graph.verify()
     assert str(error.value) == (
-        "the graph's output 0 differs from the model's by up to 1: the model depends on something that a capture cannot see "
-        "(its own random numbers, or values fixed at capture)"
+        "the graph's output 0 differs from the model's by up to 1: the model depends on something that a capture "
+        "cannot see (its own random numbers, or values fixed at capture)"
     )
 
 

@@ -91,7 +91,8 @@ def check_drop(seed: int, steps: int) -> None:
         try:
             smaller = drop(model, space, gone)
         except PrecutError as error:
-            assert "picks" in str(error)
+            if "picks" not in str(error):
+                raise
             continue
         assert close(smaller(x), without_inputs(copy.deepcopy(model), positions)(x))
         assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())

@@ -108,7 +108,7 @@ def test_the_published_couplings_of_residual_stages() -> None:
     # The stem's 16 channels go through all three stages (shortcut "pad"); 16 and 32 join them; two layers a block have
     # their first one's output to themselves.
     assert sizes == sorted([16] * 3 + [32] * 3 + [64] * 3 + [16] + [16, 32])
-    model, _, graph = make("resnet50", None, 0.25)
+    _, _, graph = make("resnet50", None, 0.25)
     stage = graph.spaces.find("stages.0.0.body.6")
     assert len(stage) == 1
     assert len(stage[0].producers) == 4  # three blocks and the shortcut

@@ -55,7 +55,9 @@ def _claims_folder() -> Any:
 
 def list_claims() -> list[str]:
     """Names of the claims that come with precut."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _claims_folder().iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in _claims_folder().iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def load_claim(name_or_path: str | Path) -> Claim:

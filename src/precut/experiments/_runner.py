@@ -24,9 +24,9 @@ from precut.training import Recipe, fit, load_recipe
 __all__ = ["COLUMNS", "build", "read_rows", "recipe_of", "run_claim"]
 
 COLUMNS = (
-    ["run", "seed", "group", "model", "kwargs", "support", "init", "recipe", "changes", "epochs", "precision"]
-    + ["params", "params_dense", "macs", "macs_dense", "val_accuracy", "test_accuracy", "best_epoch", "seconds"]
-    + ["threads", "torch", "cpu"]
+    "run", "seed", "group", "model", "kwargs", "support", "init", "recipe", "changes", "epochs", "precision",
+    "params", "params_dense", "macs", "macs_dense", "val_accuracy", "test_accuracy", "best_epoch", "seconds",
+    "threads", "torch", "cpu",
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def build(run: Run, dataset: Dataset, input_size: int) -> torch.nn.Module:
     """The untrained network of a run; its weights depend on the run's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        channels = dataset.train.images.shape[1]
+        channels = dataset.image_shape[0]
         model = create_model(
             run.model, num_classes=len(dataset.classes), input_size=input_size, in_channels=channels, **run.kwargs
         )
@@ -87,25 +87,23 @@ def run_claim(
     chosen = [run for run in claim.runs if only is None or fnmatch.fnmatchcase(run.key, only)]
     if not chosen:
         raise unknown(f"run of claim {claim.name!r}", only, [run.key for run in claim.runs])
-    rows: list[dict[str, Any]] = list(read_rows(results))
     dataset = load_data(claim.data, root=data_root)
     for run in chosen:
+        rows = list(read_rows(results))  # another process may be working on the same queue
         if any(row["run"] == run.name and int(row["seed"]) == run.seed for row in rows):
             continue
         row = _do(run, claim, dataset, runs_folder / claim.name / run.key, threads, progress)
-        rows = [*read_rows(results), row]  # read again: another process may have worked on the same queue
+        rows = [*read_rows(results), row]
         _write_rows(results, rows)
         if on_row is not None:
             on_row(row)
-    return rows
+    return list(read_rows(results))
 
 
-def _do(
-    run: Run, claim: Claim, dataset: Dataset, folder: Path, threads: int | None, progress: bool
-) -> dict[str, Any]:
+def _do(run: Run, claim: Claim, dataset: Dataset, folder: Path, threads: int | None, progress: bool) -> dict[str, Any]:
     model = build(run, dataset, claim.input_size)
     recipe = recipe_of(run)
-    example = torch.zeros(1, *dataset.train.images.shape[1:])
+    example = torch.zeros(1, *dataset.image_shape)
     counts = summary(model, example)
     result = fit(
         model,

@@ -120,7 +120,8 @@ def _prelu(module: Any, axis: str, index: torch.Tensor, memo: Memo | None) -> No
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
 )  # fmt: skip
 _Adapter = Callable[[Any, str, torch.Tensor, "Memo | None"], None]
 _ROWS: list[tuple[tuple[type[nn.Module], ...], tuple[str, ...], _Adapter]] = [

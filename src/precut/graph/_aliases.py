@@ -63,5 +63,6 @@ def _overlap(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 
 def _end(tensor: torch.Tensor) -> int:
+    """One past the last element in the storage."""
     spans = (max(0, size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.storage_offset() + sum(spans) + 1
+    return int(tensor.storage_offset() + sum(spans) + 1)

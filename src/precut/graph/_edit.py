@@ -231,8 +231,8 @@ def _apply(model: nn.Module, orders: Mapping[ChannelSpace, Codes]) -> nn.Module:
                 _take_bare_(model, tensor, index, memo)
     for name, positions in replay.positions.items():
         _set_(model, name, torch.from_numpy(positions), memo)
-    if any(len(order) != space.size for space, order in orders.items()):
-        # The recipe that built the model would now build another one.
+    if replay.positions and any(len(order) != space.size for space, order in orders.items()):
+        # A checkpoint notes layers of other sizes beside the recipe that built the model, but not other positions.
         vars(model).pop("precut_spec", None)
     return model
 
@@ -249,7 +249,7 @@ def _owners_of(model: nn.Module, tensor: torch.Tensor) -> list[tuple[nn.Module, 
 
 def _get(model: nn.Module, name: str) -> torch.Tensor:
     path, _, attribute = name.rpartition(".")
-    return getattr(model.get_submodule(path), attribute)  # type: ignore[no-any-return]
+    return getattr(model.get_submodule(path), attribute)
 
 
 def _take_bare_(model: nn.Module, axis: TensorAxis, index: torch.Tensor, memo: Memo) -> None:
@@ -281,9 +281,10 @@ def _check_structure(model: nn.Module, spaces: ChannelSpaces) -> None:
                     f"the model has no {tensor.name!r}: the spaces are of another model; capture this one"
                 ) from None
             if axis.axis != "index" and held.shape[tensor.dim] * tensor.groups != len(axis.codes):
+                count = held.shape[tensor.dim] * tensor.groups
                 raise PrecutError(
-                    f"{tensor.name!r} has {held.shape[tensor.dim] * tensor.groups} channels, not the {len(axis.codes)} that were "
-                    "captured: the model has changed since; capture it again"
+                    f"{tensor.name!r} has {count} channels, not the {len(axis.codes)} that were captured: the model "
+                    "has changed since; capture it again"
                 )
 
 

@@ -25,8 +25,8 @@ batch_norm        input running_mean=None running_var=None weight=None bias=None
 group_norm        input num_groups weight=None bias=None eps=1e-05
 layer_norm        input normalized_shape weight=None bias=None eps=1e-05
 rms_norm          input normalized_shape weight=None eps=None
-instance_norm     input running_mean=None running_var=None weight=None bias=None use_input_stats=True momentum=0.1
-eps=1e-05 normalize         input p=2.0 dim=1 eps=1e-12
+instance_norm input running_mean=None running_var=None weight=None bias=None use_input_stats=True momentum=0.1 eps=1e-05
+normalize         input p=2.0 dim=1 eps=1e-12
 local_response_norm input size alpha=0.0001 beta=0.75 k=1.0
 relu              input inplace=False
 relu6             input inplace=False
@@ -73,7 +73,7 @@ adaptive_max_pool1d input output_size return_indices=False
 adaptive_max_pool2d input output_size return_indices=False
 adaptive_max_pool3d input output_size return_indices=False
 interpolate       input size=None scale_factor=None mode='nearest' align_corners=None recompute_scale_factor=None
-antialias=False pixel_shuffle     input upscale_factor
+pixel_shuffle     input upscale_factor
 pixel_unshuffle   input downscale_factor
 channel_shuffle   input groups
 pad               input padding mode='constant' value=None
@@ -162,18 +162,41 @@ new_full          input size fill_value
 """
 
 # Other spellings of the same function. In-place forms ("add_") need no entry.
+_SPELLINGS = """
+add: __add__ __radd__ __iadd__
+sub: __sub__ __isub__ subtract
+mul: __mul__ __rmul__ __imul__ multiply
+div: __truediv__ __div__ __itruediv__ __idiv__ divide true_divide
+pow: __pow__ __ipow__
+neg: __neg__ negative
+abs: __abs__ absolute
+matmul: __matmul__
+clamp: clip
+getitem: __getitem__
+cat: concat concatenate
+transpose: swapaxes swapdims mT
+permute: T
+movedim: moveaxis
+split: split_with_sizes
+sigmoid: special_expit
+interpolate: upsample
+detach: data
+to: type_as
+channel_shuffle: native_channel_shuffle
+eq: __eq__
+ne: __ne__
+lt: __lt__
+le: __le__
+gt: __gt__
+ge: __ge__
+"""
 _ALIASES = {
-    "__add__": "add", "__radd__": "add", "__iadd__": "add", "__sub__": "sub", "subtract": "sub", "__isub__": "sub",
-    "__mul__": "mul", "__rmul__": "mul", "__imul__": "mul", "multiply": "mul", "__truediv__": "div", "__div__": "div",
-    "__itruediv__": "div", "__idiv__": "div", "divide": "div", "true_divide": "div", "__pow__": "pow", "__ipow__": "pow",
-    "__neg__": "neg", "negative": "neg", "__abs__": "abs", "absolute": "abs", "__matmul__": "matmul", "clip": "clamp",
-    "__getitem__": "getitem", "concat": "cat", "concatenate": "cat", "swapaxes": "transpose", "swapdims": "transpose",
-    "moveaxis": "movedim", "native_channel_shuffle": "channel_shuffle",
-    "__eq__": "eq", "__ne__": "ne", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge", "split_with_sizes": "split",
-    "special_expit": "sigmoid", "type_as": "to", "T": "permute", "mT": "transpose", "data": "detach", "upsample": "interpolate",
-}  # fmt: skip
+    spelling: op
+    for op, _, spellings in (line.partition(":") for line in _SPELLINGS.strip().splitlines())
+    for spelling in spellings.split()
+}
 _REVERSED = {"__rsub__": "sub", "rsub": "sub", "__rdiv__": "div", "__rtruediv__": "div", "__rpow__": "pow"}
-_RENAMED_ARGUMENTS = {
+_RENAMED = {
     "self": "input",
     "x": "input",
     "pad": "padding",
@@ -183,102 +206,23 @@ _RENAMED_ARGUMENTS = {
 }
 
 # Questions about a tensor that its values do not decide; their answers are plain facts of the example.
-QUESTIONS = frozenset(
-    [
-        "ndim",
-        "dim",
-        "dtype",
-        "device",
-        "layout",
-        "is_cuda",
-        "is_cpu",
-        "is_meta",
-        "is_sparse",
-        "is_quantized",
-        "is_nested",
-        "is_leaf",
-        "requires_grad",
-        "grad",
-        "grad_fn",
-        "names",
-        "name",
-        "output_nr",
-        "is_floating_point",
-        "is_complex",
-        "is_signed",
-        "is_contiguous",
-        "stride",
-        "storage_offset",
-        "element_size",
-        "nbytes",
-        "itemsize",
-        "data_ptr",
-        "storage",
-        "untyped_storage",
-        "is_pinned",
-        "is_inference",
-        "is_shared",
-        "is_mkldnn",
-        "is_xpu",
-        "is_mps",
-        "is_xla",
-        "is_vulkan",
-        "is_ipu",
-        "is_mtia",
-        "is_maia",
-        "is_sparse_csr",
-        "get_device",
-        "type",
-        "_version",
-        "__len__",
-        "nelement",
-        "numel",
-        "__repr__",
-        "__format__",
-        "__hash__",
-        "__dir__",
-        "__deepcopy__",
-        "__reduce_ex__",
-        "retain_grad",
-        "register_hook",
-        "requires_grad_",
-        "can_cast",
-        "result_type",
-        "is_tensor",
-        "is_storage",
-        "has_names",
-        "_is_view",
-        "is_same_size",
-        "broadcast_shapes",
-        "get_default_dtype",
-        "is_conj",
-        "is_neg",
-        "is_distributed",
-        "_base",
-        "retains_grad",
-        "is_non_overlapping_and_dense",
-    ]
-)
+_QUESTIONS = """
+ndim dim dtype device layout is_cuda is_cpu is_meta is_sparse is_quantized is_nested is_leaf requires_grad grad grad_fn
+names name output_nr is_floating_point is_complex is_signed is_contiguous stride storage_offset element_size nbytes
+itemsize data_ptr storage untyped_storage is_pinned is_inference is_shared is_mkldnn is_xpu is_mps is_xla is_vulkan
+is_ipu is_mtia is_maia is_sparse_csr get_device type _version __repr__ __format__ __hash__ __dir__ __deepcopy__
+__reduce_ex__ retain_grad register_hook requires_grad_ can_cast result_type is_tensor is_storage has_names _is_view
+is_same_size broadcast_shapes get_default_dtype is_conj is_neg is_distributed _base retains_grad
+is_non_overlapping_and_dense
+"""
+QUESTIONS = frozenset(_QUESTIONS.split())
 SIZES = frozenset(("shape", "size", "numel", "nelement", "__len__"))
 # Reads of values that Python then acts on: a capture cannot follow.
-DATA_READS = frozenset(
-    [
-        "__bool__",
-        "__int__",
-        "__float__",
-        "__complex__",
-        "__index__",
-        "item",
-        "tolist",
-        "numpy",
-        "__array__",
-        "__contains__",
-        "__dlpack__",
-        "equal",
-        "allclose",
-        "is_nonzero",
-    ]
-)
+_DATA_READS = """
+__bool__ __int__ __float__ __complex__ __index__ item tolist numpy __array__ __contains__ __dlpack__ equal allclose
+is_nonzero
+"""
+DATA_READS = frozenset(_DATA_READS.split())
 
 
 def _parse(line: str) -> tuple[str, list[tuple[str, Any]]]:
@@ -336,7 +280,7 @@ def canonical(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
 
 def _bind(signature: list[tuple[str, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """Arguments by name, or None where the call has another form than the row's (an overload)."""
-    named = {_RENAMED_ARGUMENTS.get(key, key): value for key, value in kwargs.items()}
+    named = {_RENAMED.get(key, key): value for key, value in kwargs.items()}
     names = [name for name, _ in signature]
     if named.keys() & {"self", "dim"} and "dims" in names:
         named["dims"] = named.pop("dim", named.get("dims"))

@@ -22,15 +22,12 @@ __all__ = ["keeping_modes", "run", "verify"]
 
 def _last_uses(graph: Graph) -> dict[int, list[int]]:
     """Node index to the values that nothing needs after it."""
-    last: dict[int, int] = {}
-    for node in graph.nodes:
-        for value in (*node.inputs, *node.outputs):
-            last[value.id] = node.index
+    last = {value.id: node.index for node in graph.nodes for value in (*node.inputs, *node.outputs)}
     kept = {value.id for value in graph.outputs}
     ends: dict[int, list[int]] = {}
-    for value, index in last.items():
-        if value not in kept:
-            ends.setdefault(index, []).append(value)
+    for number, index in last.items():
+        if number not in kept:
+            ends.setdefault(index, []).append(number)
     return ends
 
 
@@ -39,7 +36,7 @@ def lookup(graph: Graph, model: nn.Module, ref: ParamRef) -> torch.Tensor:
     if ref.kind == "constant":
         return graph.constants[ref.name]
     path, _, attribute = ref.name.rpartition(".")
-    return getattr(model.get_submodule(path), attribute)  # type: ignore[no-any-return]
+    return getattr(model.get_submodule(path), attribute)
 
 
 def run(graph: Graph, inputs: tuple[Any, ...], model: nn.Module) -> Any:
@@ -92,8 +89,8 @@ def _check_guards(graph: Graph, shapes: dict[int, torch.Size]) -> None:
             continue
         if not holds:
             raise PrecutError(
-                f"the model's code at {guard.source or 'an unknown line'} would do something else with inputs of these sizes "
-                "than with the example's: capture it with inputs of these sizes"
+                f"the model's code at {guard.source or 'an unknown line'} would do something else with inputs of these "
+                "sizes than with the example's: capture it with inputs of these sizes"
             )
 
 
@@ -135,12 +132,13 @@ def verify(graph: Graph, inputs: tuple[Any, ...]) -> None:
             continue
         if want.shape != have.shape:
             raise PrecutError(
-                f"the graph gives output {index} of shape {tuple(have.shape)}, the model {tuple(want.shape)}: the model "
-                "computes something from its inputs that was fixed at capture; capture it with inputs of this shape"
+                f"the graph gives output {index} of shape {tuple(have.shape)}, the model {tuple(want.shape)}: the "
+                "model computes something from its inputs that was fixed at capture; capture it with inputs "
+                "of this shape"
             )
         if not torch.equal(want, have) and not torch.equal(want.nan_to_num(), have.nan_to_num()):
             gap = (want.double() - have.double()).abs().max().item()
             raise PrecutError(
-                f"the graph's output {index} differs from the model's by up to {gap:.3g}: the model depends on something "
-                "that a capture cannot see (its own random numbers, or values fixed at capture)"
+                f"the graph's output {index} differs from the model's by up to {gap:.3g}: the model depends on "
+                "something that a capture cannot see (its own random numbers, or values fixed at capture)"
             )

@@ -10,69 +10,117 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["is_leaf", "leaf_attrs", "leaf_op"]
+__all__ = ["ROWS", "is_leaf", "leaf_attrs", "leaf_op"]
 
-_CONV = "in_channels out_channels kernel_size stride padding dilation groups padding_mode"
-_NORM = "num_features eps momentum affine track_running_stats"
-_POOL = "kernel_size stride padding ceil_mode"
+_SETS = {
+    "@conv": "in_channels out_channels kernel_size stride padding dilation groups padding_mode",
+    "@norm": "num_features eps momentum affine track_running_stats",
+    "@pool": "kernel_size stride padding ceil_mode",
+    "@resize": "size scale_factor mode align_corners",
+}
+# Class in torch.nn, canonical op, attributes that are kept ("name=text" for one that the class stands for).
+_TABLE = """
+Conv1d            conv1d             @conv
+Conv2d            conv2d             @conv
+Conv3d            conv3d             @conv
+ConvTranspose1d   conv_transpose1d   @conv output_padding
+ConvTranspose2d   conv_transpose2d   @conv output_padding
+ConvTranspose3d   conv_transpose3d   @conv output_padding
+Linear            linear             in_features out_features
+BatchNorm1d       batch_norm         @norm
+BatchNorm2d       batch_norm         @norm
+BatchNorm3d       batch_norm         @norm
+SyncBatchNorm     batch_norm         @norm
+InstanceNorm1d    instance_norm      @norm
+InstanceNorm2d    instance_norm      @norm
+InstanceNorm3d    instance_norm      @norm
+GroupNorm         group_norm         num_groups num_channels eps affine
+LayerNorm         layer_norm         normalized_shape eps
+RMSNorm           rms_norm           normalized_shape eps
+LocalResponseNorm local_response_norm size alpha beta k
+ReLU              relu               inplace
+ReLU6             relu6              inplace
+Hardtanh          hardtanh           min_val max_val inplace
+LeakyReLU         leaky_relu         negative_slope inplace
+PReLU             prelu              num_parameters
+ELU               elu                alpha inplace
+SELU              selu               inplace
+CELU              celu               alpha inplace
+GELU              gelu               approximate
+SiLU              silu               inplace
+Mish              mish               inplace
+Hardswish         hardswish          inplace
+Hardsigmoid       hardsigmoid        inplace
+Sigmoid           sigmoid
+Tanh              tanh
+Softplus          softplus           beta threshold
+Softsign          softsign
+LogSigmoid        logsigmoid
+Tanhshrink        tanhshrink
+Softshrink        softshrink         lambd
+Hardshrink        hardshrink         lambd
+Threshold         threshold          threshold value inplace
+Softmax           softmax            dim
+LogSoftmax        log_softmax        dim
+GLU               glu                dim
+MaxPool1d         max_pool1d         @pool dilation return_indices
+MaxPool2d         max_pool2d         @pool dilation return_indices
+MaxPool3d         max_pool3d         @pool dilation return_indices
+AvgPool1d         avg_pool1d         @pool count_include_pad
+AvgPool2d         avg_pool2d         @pool count_include_pad divisor_override
+AvgPool3d         avg_pool3d         @pool count_include_pad divisor_override
+AdaptiveAvgPool1d adaptive_avg_pool1d output_size
+AdaptiveAvgPool2d adaptive_avg_pool2d output_size
+AdaptiveAvgPool3d adaptive_avg_pool3d output_size
+AdaptiveMaxPool1d adaptive_max_pool1d output_size return_indices
+AdaptiveMaxPool2d adaptive_max_pool2d output_size return_indices
+AdaptiveMaxPool3d adaptive_max_pool3d output_size return_indices
+Dropout           dropout            p inplace
+Dropout1d         dropout1d          p inplace
+Dropout2d         dropout2d          p inplace
+Dropout3d         dropout3d          p inplace
+AlphaDropout      alpha_dropout      p inplace
+FeatureAlphaDropout feature_alpha_dropout p inplace
+Identity          identity
+Flatten           flatten            start_dim end_dim
+Unflatten         unflatten          dim unflattened_size
+PixelShuffle      pixel_shuffle      upscale_factor
+PixelUnshuffle    pixel_unshuffle    downscale_factor
+ChannelShuffle    channel_shuffle    groups
+Upsample          interpolate        @resize
+UpsamplingNearest2d interpolate      @resize
+UpsamplingBilinear2d interpolate     @resize
+"""
 
-_ROWS: dict[type[nn.Module], tuple[str, str]] = {
-    nn.Conv1d: ("conv1d", _CONV), nn.Conv2d: ("conv2d", _CONV), nn.Conv3d: ("conv3d", _CONV),
-    nn.ConvTranspose1d: ("conv_transpose1d", _CONV + " output_padding"),
-    nn.ConvTranspose2d: ("conv_transpose2d", _CONV + " output_padding"),
-    nn.ConvTranspose3d: ("conv_transpose3d", _CONV + " output_padding"),
-    nn.Linear: ("linear", "in_features out_features"),
-    nn.BatchNorm1d: ("batch_norm", _NORM), nn.BatchNorm2d: ("batch_norm", _NORM), nn.BatchNorm3d: ("batch_norm", _NORM),
-    nn.SyncBatchNorm: ("batch_norm", _NORM), nn.InstanceNorm1d: ("instance_norm", _NORM),
-    nn.InstanceNorm2d: ("instance_norm", _NORM), nn.InstanceNorm3d: ("instance_norm", _NORM),
-    nn.GroupNorm: ("group_norm", "num_groups num_channels eps affine"), nn.LayerNorm: ("layer_norm", "normalized_shape eps"),
-    nn.RMSNorm: ("rms_norm", "normalized_shape eps"), nn.LocalResponseNorm: ("local_response_norm", "size alpha beta k"),
-    nn.ReLU: ("relu", "inplace"), nn.ReLU6: ("relu6", "inplace"), nn.Hardtanh: ("hardtanh", "min_val max_val inplace"),
-    nn.LeakyReLU: ("leaky_relu", "negative_slope inplace"), nn.PReLU: ("prelu", "num_parameters"), nn.ELU: ("elu", "alpha inplace"),
-    nn.SELU: ("selu", "inplace"), nn.CELU: ("celu", "alpha inplace"), nn.GELU: ("gelu", "approximate"), nn.SiLU: ("silu", "inplace"),
-    nn.Mish: ("mish", "inplace"), nn.Hardswish: ("hardswish", "inplace"), nn.Hardsigmoid: ("hardsigmoid", "inplace"),
-    nn.Sigmoid: ("sigmoid", ""), nn.Tanh: ("tanh", ""), nn.Softplus: ("softplus", "beta threshold"), nn.Softsign: ("softsign", ""),
-    nn.LogSigmoid: ("logsigmoid", ""), nn.Tanhshrink: ("tanhshrink", ""), nn.Softshrink: ("softshrink", "lambd"),
-    nn.Hardshrink: ("hardshrink", "lambd"), nn.Threshold: ("threshold", "threshold value inplace"),
-    nn.Softmax: ("softmax", "dim"), nn.LogSoftmax: ("log_softmax", "dim"), nn.GLU: ("glu", "dim"),
-    nn.MaxPool1d: ("max_pool1d", _POOL + " dilation return_indices"), nn.MaxPool2d: ("max_pool2d", _POOL + " dilation return_indices"),
-    nn.MaxPool3d: ("max_pool3d", _POOL + " dilation return_indices"), nn.AvgPool1d: ("avg_pool1d", _POOL + " count_include_pad"),
-    nn.AvgPool2d: ("avg_pool2d", _POOL + " count_include_pad divisor_override"),
-    nn.AvgPool3d: ("avg_pool3d", _POOL + " count_include_pad divisor_override"),
-    nn.AdaptiveAvgPool1d: ("adaptive_avg_pool1d", "output_size"), nn.AdaptiveAvgPool2d: ("adaptive_avg_pool2d", "output_size"),
-    nn.AdaptiveAvgPool3d: ("adaptive_avg_pool3d", "output_size"),
-    nn.AdaptiveMaxPool1d: ("adaptive_max_pool1d", "output_size return_indices"),
-    nn.AdaptiveMaxPool2d: ("adaptive_max_pool2d", "output_size return_indices"),
-    nn.AdaptiveMaxPool3d: ("adaptive_max_pool3d", "output_size return_indices"),
-    nn.Dropout: ("dropout", "p inplace"), nn.Dropout1d: ("dropout1d", "p inplace"), nn.Dropout2d: ("dropout2d", "p inplace"),
-    nn.Dropout3d: ("dropout3d", "p inplace"), nn.AlphaDropout: ("alpha_dropout", "p inplace"),
-    nn.FeatureAlphaDropout: ("feature_alpha_dropout", "p inplace"),
-    nn.Identity: ("identity", ""), nn.Flatten: ("flatten", "start_dim end_dim"), nn.Unflatten: ("unflatten", "dim unflattened_size"),
-    nn.PixelShuffle: ("pixel_shuffle", "upscale_factor"), nn.PixelUnshuffle: ("pixel_unshuffle", "downscale_factor"),
-    nn.ChannelShuffle: ("channel_shuffle", "groups"), nn.Upsample: ("interpolate", "size scale_factor mode align_corners"),
-    nn.UpsamplingNearest2d: ("interpolate", "size scale_factor mode align_corners"),
-    nn.UpsamplingBilinear2d: ("interpolate", "size scale_factor mode align_corners"),
-}  # fmt: skip
-for _kind, _mode in (("Zero", "constant"), ("Constant", "constant"), ("Reflection", "reflect"), ("Replication", "replicate"),
-                     ("Circular", "circular")):  # fmt: skip
-    for _dims in (1, 2, 3):
-        _ROWS[getattr(nn, f"{_kind}Pad{_dims}d")] = ("pad", f"padding value mode={_mode}")
+
+def _parsed() -> dict[type[nn.Module], tuple[str, list[str]]]:
+    lines = [line.split() for line in _TABLE.strip().splitlines()]
+    for kind, mode in (("Zero", "constant"), ("Constant", "constant"), ("Reflection", "reflect"),
+                       ("Replication", "replicate"), ("Circular", "circular")):  # fmt: skip
+        lines += [[f"{kind}Pad{dims}d", "pad", "padding", "value", f"mode={mode}"] for dims in (1, 2, 3)]
+    return {
+        getattr(nn, name): (op, [each for word in words for each in _SETS.get(word, word).split()])
+        for name, op, *words in lines
+    }
+
+
+ROWS = _parsed()
 
 # What a subclass may change and still be the same operation.
 _HARMLESS = {"__init__", "__repr__", "extra_repr", "reset_parameters", "__setstate__", "_load_from_state_dict"}
 
 
-def _row(module: nn.Module) -> tuple[str, str] | None:
+def _row(module: nn.Module) -> tuple[str, list[str]] | None:
     """The row of a module whose computation is the table's: the exact type, or a subclass that leaves it alone."""
     for base in type(module).__mro__:
-        if base in _ROWS:
+        if base in ROWS:
             changed = {
                 name
                 for kind in type(module).__mro__[: type(module).__mro__.index(base)]
                 for name, item in vars(kind).items()
                 if callable(item) and name not in _HARMLESS and getattr(base, name, None) is not None
             }
-            return None if changed else _ROWS[base]
+            return None if changed else ROWS[base]
     return None
 
 
@@ -95,12 +143,12 @@ def leaf_attrs(module: nn.Module) -> dict[str, Any]:
     op = getattr(module, "precut_op", None)
     row = _row(module)
     if isinstance(op, str):
-        names = next((names for kind_op, names in _ROWS.values() if kind_op == op), "")
+        names = next((names for kind_op, names in ROWS.values() if kind_op == op), [])
     else:
         names = row[1]  # type: ignore[index]
     attrs: dict[str, Any] = {}
-    for name in names.split():
-        name, equals, fixed = name.partition("=")
+    for word in names:
+        name, equals, fixed = word.partition("=")
         if equals:
             attrs[name] = fixed
         elif hasattr(module, name):

@@ -11,7 +11,8 @@ from collections import Counter
 
 import numpy as np
 
-from precut.graph._flow import Analysis, Axis, Flow, Site, TensorAxis, sizes_of
+from precut.graph._analysis import Analysis
+from precut.graph._flow import Axis, Flow, Site, TensorAxis, sizes_of
 from precut.graph._graph import Node, Value
 from precut.graph._labels import TAG_BITS, Codes, Labels, atoms_of, tags_of
 
@@ -37,7 +38,7 @@ class Replay(Flow):
         self.indices: dict[tuple[str, str], Codes] = {}
         self.positions: dict[str, Codes] = {}
         self._places: dict[tuple[str, str], Codes] = {}
-        self._uses: Counter[tuple[str, str, int]] = Counter()
+        self._uses: Counter[tuple[tuple[str, str], int]] = Counter()
         self._tied: dict[tuple[str, int], Codes] = {}
         self._counts: dict[int, int] = {}
         self._alive = np.zeros(len(targets), bool)
@@ -135,8 +136,8 @@ class Replay(Flow):
     def _record(self, node: Node | None, axis: Axis, codes: Codes) -> None:
         key = (axis.owner, axis.axis)
         index = -1 if node is None else node.index
-        number = self._uses[*key, index]
-        self._uses[*key, index] += 1
+        number = self._uses[key, index]
+        self._uses[key, index] += 1
         uses = axis.uses.get(index, [])
         places = _find(uses[number], codes) if number < len(uses) else None
         if places is None:

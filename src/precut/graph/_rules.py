@@ -49,10 +49,10 @@ def like(labels: Labels, value: Value) -> Labels:
 
 @rule(
     "identity", "relu", "relu6", "hardtanh", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish",
-    "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign", "logsigmoid", "tanhshrink", "softshrink", "hardshrink", "threshold",
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "clamp", "neg", "abs", "exp",
-    "log", "sqrt", "rsqrt", "reciprocal", "square", "sin", "cos", "erf", "sign", "round", "floor", "ceil", "clone", "detach",
-    "contiguous", "to", "float", "double", "half",
+    "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign", "logsigmoid", "tanhshrink", "softshrink", "hardshrink",
+    "threshold", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "clamp",
+    "neg", "abs", "exp", "log", "sqrt", "rsqrt", "reciprocal", "square", "sin", "cos", "erf", "sign", "round", "floor",
+    "ceil", "clone", "detach", "contiguous", "to", "float", "double", "half",
 )  # fmt: skip
 def _each(flow: Flow, node: Node) -> list[Labels]:
     tensors = [leaf for leaf in leaves((node.args, node.kwargs)) if isinstance(leaf, (Value, ParamRef))]
@@ -63,23 +63,9 @@ def _each(flow: Flow, node: Node) -> list[Labels]:
 
 
 @rule(
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "pow",
-    "maximum",
-    "minimum",
-    "where",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "lerp",
+    "add", "sub", "mul", "div", "pow", "maximum", "minimum", "where", "eq", "ne", "lt", "le", "gt", "ge", "lerp",
     "addcmul",
-)
+)  # fmt: skip
 def _together(flow: Flow, node: Node) -> list[Labels]:
     items = [item for item in leaves((node.args, node.kwargs)) if isinstance(item, (Value, ParamRef))]
     captured = [item.shape if isinstance(item, Value) else tuple(flow.tensor(item).shape) for item in items]

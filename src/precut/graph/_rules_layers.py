@@ -116,7 +116,8 @@ def _linear(flow: Flow, node: Node) -> list[Labels]:
     last = len(labels.shape) - 1
     names = _names(flow, node, "weight", "bias")
     owner = names["weight"] if node.module is None else node.path
-    inner, outs = (TensorAxis(names["weight"], 1),), (TensorAxis(names["weight"], 0),)
+    inner = (TensorAxis(names["weight"], 1),)
+    outs: tuple[TensorAxis, ...] = (TensorAxis(names["weight"], 0),)
     if "bias" in names and node.module is not None:
         outs = (*outs, TensorAxis(names["bias"], 0))
     if labels.followed and last not in labels.dims:  # each channel by itself: the layer works along another dimension

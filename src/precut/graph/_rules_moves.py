@@ -58,10 +58,9 @@ def _target(flow: Flow, node: Node, before: tuple[int, ...]) -> tuple[int, ...]:
         if any(isinstance(size, torch.dtype) for size in sizes):
             raise UnfollowedError(f"{node.where} changes the type of the elements")
     elif "sizes" in node.bound or "unflattened_size" in node.attrs:
-        given = node.bound.get("sizes", node.attrs.get("unflattened_size"))
-        dim = node.bound.get("dim", node.attrs.get("dim")) % len(before)
-        sizes = tuple(given)
-        inner = tuple(flow.number(size) for size in sizes)
+        given = node.bound["sizes"] if "sizes" in node.bound else node.attrs["unflattened_size"]
+        dim = (node.bound["dim"] if "dim" in node.bound else node.attrs["dim"]) % len(before)
+        inner = tuple(flow.number(size) for size in given)
         return (*before[:dim], *_inferred(node, inner, before[dim]), *before[dim + 1 :])
     else:
         first, last = node.attrs["start_dim"], node.attrs["end_dim"]
@@ -99,16 +98,18 @@ def _unsqueeze(flow: Flow, node: Node) -> list[Labels]:
 @rule("permute", "transpose", "movedim")
 def _permute(flow: Flow, node: Node) -> list[Labels]:
     labels = _moved_input(flow, node)
-    names = torch.arange(len(labels.shape))  # torch's own rule, applied to a tensor that has these as its sizes
-    plain = torch.empty([0] * 0) if not len(names) else torch.zeros(tuple((names + 1).tolist()))
+    order = list(range(len(labels.shape)))
     if node.op == "permute":
-        moved = plain.permute(tuple(node.attrs["dims"]))
+        order = list(node.attrs["dims"])
     elif node.op == "transpose":
-        moved = plain.transpose(node.attrs["dim0"], node.attrs["dim1"])
+        first, second = node.attrs["dim0"], node.attrs["dim1"]
+        order[first], order[second] = second, first
     else:
-        moved = plain.movedim(node.attrs["source"], node.attrs["destination"])
-    order = tuple(size - 1 for size in moved.shape)
-    return [labels.moved(tuple(labels.shape[d] for d in order), order)]
+        source, destination = (np.atleast_1d(node.attrs[role]).tolist() for role in ("source", "destination"))
+        order = [d for d in order if d not in source]
+        for place, d in sorted(zip(destination, source, strict=True)):
+            order.insert(place, d)
+    return [labels.moved(tuple(labels.shape[d] for d in order), tuple(order))]
 
 
 @rule("expand", "expand_as")
@@ -299,7 +300,7 @@ def _cat(flow: Flow, node: Node) -> list[Labels]:
         if labels.shape != shape:
             raise UnfollowedError(f"{node.where} joins tensors of different sizes")
         shape = (*shape[:dim], size, *shape[dim + 1 :])
-        return [Labels(shape, labels.dims, labels.codes, labels.constant, labels.reason)]
+        return [Labels(shape, labels.dims, labels.codes, reason=labels.reason)]
     codes = [_piece(flow, node, part, dim, number) for number, part in enumerate(parts)]
     steps = np.repeat(np.arange(len(parts)), [len(piece) for piece in codes])
     return [Labels.along(dim, flow.tags.distinct(np.concatenate(codes), "part", steps), node.output.shape)]

@@ -8,12 +8,13 @@ from precut.graph._flow import Flow, UnfollowedError, rule
 from precut.graph._graph import Node, ParamRef, Value
 from precut.graph._labels import Codes, Labels
 from precut.graph._rules import argument, elementwise, like, main_input
+from precut.graph._sizes import SizeRef
 
 
 @rule(
-    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "lp_pool2d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-    "interpolate",
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "lp_pool2d", "interpolate",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
 )  # fmt: skip
 def _spatial(flow: Flow, node: Node) -> list[Labels]:
     labels = main_input(flow, node)
@@ -82,8 +83,11 @@ def _glu(flow: Flow, node: Node) -> list[Labels]:
 
 @rule("zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 def _filled(flow: Flow, node: Node) -> list[Labels]:
-    if isinstance(argument(node, "fill_value"), (Value, ParamRef)):
+    fill = argument(node, "fill_value", 0)
+    if isinstance(fill, (Value, ParamRef)):
         raise UnfollowedError(f"{node.where} fills with a tensor")
+    if isinstance(fill, SizeRef) and flow.number(fill) != fill.example:
+        raise UnfollowedError(f"{node.where} computes with the number of channels")
     if node.op.endswith("_like"):
         return [Labels(main_input(flow, node).shape, constant=True)]
     size = node.bound["size"]

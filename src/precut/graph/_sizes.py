@@ -109,10 +109,10 @@ def _arithmetic(function: Callable[[int, int], int], reverse: bool) -> Callable[
         if not isinstance(other, int) or isinstance(other, bool):
             return NotImplemented
         plain = other.ref.example if isinstance(other, SizeInt) else other
-        pair, numbers = (self, other), (self.ref.example, plain)
+        operands = (self.ref, other.ref if isinstance(other, SizeInt) else other)
+        numbers = (self.ref.example, plain)
         if reverse:
-            pair, numbers = pair[::-1], numbers[::-1]
-        operands = tuple(item.ref if isinstance(item, SizeInt) else item for item in pair)
+            return SizeInt(SizeRef(function, operands[::-1], function(*numbers[::-1])))
         return SizeInt(SizeRef(function, operands, function(*numbers)))
 
     return method
@@ -133,11 +133,16 @@ def _learned(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
+_KEPT = ("add", "sub", "mul", "floordiv", "mod")
+_TOLD = (
+    "eq", "ne", "lt", "le", "gt", "ge", "bool", "float", "int", "pow", "rpow", "truediv", "rtruediv", "divmod",
+    "rdivmod", "and", "or", "xor", "lshift", "rshift", "round", "ceil",
+)  # fmt: skip
+for _name in _KEPT:
     _function = getattr(operator, _name)
     setattr(SizeInt, f"__{_name}__", _arithmetic(_function, False))
     setattr(SizeInt, f"__r{_name}__", _arithmetic(_function, True))
-for _name in "eq ne lt le gt ge bool float int pow rpow truediv rtruediv divmod rdivmod and or xor lshift rshift round ceil".split():
+for _name in _TOLD:
     setattr(SizeInt, f"__{_name}__", _learned(f"__{_name}__"))
 setattr(SizeInt, "__neg__", lambda self: 0 - self)  # noqa: B010
 

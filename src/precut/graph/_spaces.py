@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from precut.errors import PrecutError
-from precut.graph import _rules, _rules_layers, _rules_moves, _rules_shapes  # noqa: F401  (they register the rules)
-from precut.graph._flow import Analysis, Axis, Site
+from precut.graph._analysis import Analysis
+from precut.graph._flow import Axis, Site
 from precut.graph._graph import Value
 from precut.graph._labels import Codes, Labels, atoms_of, tags_of
 
@@ -243,6 +243,6 @@ def _grouped(analysis: Analysis) -> tuple[Codes, Codes, list[Codes], list[str | 
         atoms = used[number == k]
         space_of[atoms], member_of[atoms] = k, np.arange(len(atoms))
         groups.append(atoms)
-        reason = int(frozen[atoms[0]])
-        why.append(reasons[reason - 1] if reason else None)
+        cause = int(frozen[atoms[0]])
+        why.append(reasons[cause - 1] if cause else None)
     return space_of, member_of, groups, why

@@ -33,10 +33,10 @@ def rebuild(item: Any, convert: Callable[[Any], Any]) -> Any:
     if isinstance(item, slice):
         return slice(convert(item.start), convert(item.stop), convert(item.step))
     if dataclasses.is_dataclass(item) and not isinstance(item, type) and _is_record(item):
-        made = copy.copy(item)
+        record: Any = copy.copy(item)
         for field in dataclasses.fields(item):
-            object.__setattr__(made, field.name, rebuild(getattr(item, field.name), convert))
-        return made
+            object.__setattr__(record, field.name, rebuild(getattr(item, field.name), convert))
+        return record
     return convert(item)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes as c
 import os
 import sys
+import sysconfig
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def _path() -> Path | None:
     if override:
         return Path(override)
     name = {"darwin": "libprecut.dylib", "win32": "precut.dll"}.get(sys.platform, "libprecut.so")
-    packaged = Path(__file__).resolve().parent.parent / "_lib" / name
-    return packaged if packaged.is_file() else None
+    # beside the package, or (an editable install) where the package would have been installed
+    homes = (Path(__file__).resolve().parent.parent, Path(sysconfig.get_path("platlib")) / "precut")
+    return next((home / "_lib" / name for home in homes if (home / "_lib" / name).is_file()), None)
 
 
 def available() -> bool:

@@ -1,0 +1,98 @@
+"""The command ``precut``: which command runs, and what a failure looks like."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from precut.cli._parser import Parser
+from precut.errors import PrecutError, unknown
+
+__all__ = ["COMMANDS", "main"]
+
+# The help text stands here so that `precut --help` loads no command.
+COMMANDS = {
+    "demo": "train four networks on a bundled sample and compare them (about 2 minutes)",
+    "train": "train one network, dense or sparse, into runs/<name>/",
+    "eval": "loss and accuracy of a saved model",
+    "summary": "parameters and multiply-adds of a model or a saved model, beside dense",
+    "list": "the names that other commands take: models, supports, data, recipes, claims, kernels",
+    "checks": "what this machine and this installation offer",
+    "reproduce": "work through the training runs of a claim and show their results",
+}
+_USAGE = 2  # exit code of everything that the user can put right
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code: 0, 1 (the system failed), 2 (what was asked cannot be done), or
+    128 + the signal's number.
+
+    A failure is one line on standard error.
+
+    Args:
+        argv: the words behind ``precut``; by default those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except PrecutError as error:
+        return _fail(f"precut: error: {error}", _USAGE)
+    except BrokenPipeError:
+        # The reader (head, less) has gone. What is still buffered must not fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except KeyboardInterrupt as stop:  # TrainingInterrupted is one, and knows its signal
+        return _fail(f"precut: {str(stop) or 'stopped'}", 128 + int(getattr(stop, "signal", 2)))
+    except OSError as error:
+        return _fail(f"precut: error: {error.strerror or error}: {error.filename}; check the path and the disk", 1)
+
+
+def _fail(text: str, code: int) -> int:
+    print(" ".join(text.split()), file=sys.stderr)
+    return code
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    name, rest = words[0], words[1:]
+    if name == "--version":
+        from precut import __version__
+
+        print(f"precut {__version__}")
+        return 0
+    if name not in COMMANDS:
+        kind = "option of precut" if name.startswith("-") else "command"
+        raise unknown(kind, name, ["--help", "--version"] if name.startswith("-") else COMMANDS, "precut --help")
+    command = importlib.import_module(f"precut.cli._{name}")
+    parser = Parser(prog=f"precut {name}", description=command.__doc__)
+    command.configure(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output, and nothing else there")
+    arguments = parser.parse(rest)
+    if arguments is None:
+        return 0
+    command.run(arguments)
+    sys.stdout.flush()  # a reader that has gone is told here, where it is caught
+    return 0
+
+
+def _help() -> str:
+    from precut import __doc__ as about
+
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {text}" for name, text in COMMANDS.items()]
+    first = (about or "").splitlines()[0]
+    return "\n".join(
+        [
+            first,
+            "",
+            "usage: precut COMMAND [OPTION ...]",
+            "",
+            *lines,
+            "",
+            "precut COMMAND --help tells a command's options; --json, with every command, prints JSON.",
+        ]
+    )
