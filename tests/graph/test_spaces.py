@@ -511,6 +511,47 @@ def test_sparse_layers_that_share_weights_or_have_groups_are_frozen() -> None:
     assert capture(model, X).spaces[1].frozen == "conv2d (1) counts its input channels within groups"
 
 
+class Halved(nn.Module):
+    """Somebody's layer that follows the protocol: its weights are stored under another name."""
+
+    precut_op = "conv2d"
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.empty(out_channels, in_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("oi,nihw->nohw", self.values, x) / 2
+
+
+class Editable(Halved):
+    def take_channels_(self, axis: str, index: Tensor) -> None:
+        self.values = nn.Parameter(self.values.index_select({"out": 0, "in": 1}[axis], index))
+
+
+def test_other_peoples_layers_that_follow_the_protocol() -> None:
+    model, spaces = net(lambda m, x: m.two(m.one(x)), 5, one=nn.Conv2d(4, 6, 1), two=Editable(6, 5))
+    assert told(spaces[1]) == {"one.out": [[0, 1, 2, 3, 4, 5]], "two.in": [[0, 1, 2, 3, 4, 5]]}
+    assert restrict(model, spaces[1], 3).two.values.shape == (5, 3)
+    assert restrict(model, {spaces[1]: 3, spaces[2]: 2}).two.values.shape == (2, 3)
+    _, spaces = net(lambda m, x: m.two(m.one(x)), 5, one=nn.Conv2d(4, 6, 1), two=Halved(6, 5))
+    assert spaces[1].frozen == f"conv2d (two, {spaces.graph.node('two').source}) is a Halved without take_channels_"
+
+
+def test_lists_of_positions_beside_numbers_are_not_followed() -> None:
+    _, spaces = net(lambda m, x: m.one(x)[0, :, [1, 2]].mT[None, :, :, None].relu(), 6, one=nn.Conv2d(4, 6, 1))
+    assert "takes positions of several dimensions at once" in str(spaces[1].frozen)
+
+
+def test_constants_of_different_values_are_not_alike() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        flags = torch.cat([torch.zeros(1, 3, 1, 1, dtype=x.dtype), torch.ones(1, 3, 1, 1, dtype=x.dtype)], 1)
+        return m.one(x) * flags
+
+    _, spaces = net(forward, 6, one=nn.Conv2d(4, 6, 1))
+    assert spaces[1].frozen is not None
+
+
 def test_a_parameter_that_is_used_elsewhere_is_frozen() -> None:
     _, spaces = net(lambda m, x: m.one(x) * m.one.weight.cumsum(0).sum(), 6, one=nn.Conv2d(4, 6, 1))
     assert "torch.cumsum" in str(next(s for s in spaces if "one.out" in told(s)).frozen)

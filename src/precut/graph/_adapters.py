@@ -13,7 +13,7 @@ from torch import nn
 
 from precut.errors import PrecutError, unknown
 
-__all__ = ["Memo", "set_tensor_", "take_channels_", "take_tensor"]
+__all__ = ["Memo", "has_adapter", "set_tensor_", "take_channels_", "take_tensor"]
 
 # What a tensor became, by (id of the old tensor, dimension): parameters that several modules share stay shared. The old
 # tensors are kept in it, so that no id is used twice.
@@ -132,6 +132,11 @@ _ROWS: list[tuple[tuple[type[nn.Module], ...], tuple[str, ...], _Adapter]] = [
     ((nn.LayerNorm, nn.RMSNorm), ("param",), _layer_norm),
     ((nn.PReLU,), ("param",), _prelu),
 ]
+
+
+def has_adapter(module: nn.Module) -> bool:
+    """Whether :func:`take_channels_` knows this module."""
+    return hasattr(module, "take_channels_") or any(isinstance(module, kinds) for kinds, _, _ in _ROWS)
 
 
 def take_channels_(module: nn.Module, axis: str, index: torch.Tensor, memo: Memo | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from precut.graph._adapters import has_adapter
 from precut.graph._flow import Flow, TensorAxis, UnfollowedError, rule
 from precut.graph._graph import Node, ParamRef
 from precut.graph._labels import Codes, Labels
@@ -13,10 +14,15 @@ from precut.graph._rules import channels, like, main_input
 def _names(flow: Flow, node: Node, *roles: str) -> dict[str, str]:
     """Role to the name of the parameter or buffer that the node uses for it."""
     names: dict[str, str] = {}
+    if node.module is not None and not has_adapter(node.module):
+        raise UnfollowedError(f"{node.where} is a {type(node.module).__name__} without take_channels_")
     for role in roles:
         if node.module is not None:
             if role in node.params:
                 names[role] = node.params[role][0]
+            elif _edits_itself(node):
+                if role == "weight":
+                    names[role] = f"{node.path}.{role}"  # whatever it is called there
             elif getattr(node.module, role, None) is not None:
                 raise UnfollowedError(f"{node.where} computes its {role} (a mask or parametrization)")
             continue
@@ -57,16 +63,14 @@ def _conv(flow: Flow, node: Node) -> list[Labels]:
     dim = len(labels.shape) - int(node.op[-2]) - 1
     codes = channels(node, labels, dim)
     names = _names(flow, node, "weight", "bias")
-    weight, groups = names["weight"], node.attrs["groups"]
-    shape = node.dense_shape
-    assert shape is not None
+    weight, groups = names["weight"], node.attrs.get("groups", 1)
     owner = weight if node.module is None else node.path
     inner, outer = TensorAxis(weight, 1, groups), TensorAxis(weight, 0)
     if transposed:
         inner, outer = TensorAxis(weight, 0), TensorAxis(weight, 1, groups)
     outs = (outer, TensorAxis(names["bias"], 0)) if "bias" in names and node.module is not None else (outer,)
     if groups > 1 and node.inputs[0].shape[dim] == groups:
-        made = _depthwise(flow, node, codes, owner, outs, shape, transposed)
+        made = _depthwise(flow, node, codes, owner, outs, dim, transposed)
         if made is None:
             return [Labels(node.output.shape, reason=labels.reason)]
     else:
@@ -89,11 +93,11 @@ def _depthwise(
     codes: Codes | None,
     owner: str,
     outs: tuple[TensorAxis, ...],
-    shape: tuple[int, ...],
+    dim: int,
     transposed: bool,
 ) -> Codes | None:
     """Each channel makes its own outputs, so the rows of the weight move with the input."""
-    multiplier = shape[1] if transposed else shape[0] // node.attrs["groups"]
+    multiplier = node.output.shape[dim] // node.inputs[0].shape[dim]
     if transposed:
         if multiplier > 1:
             raise UnfollowedError(f"{node.where} makes several outputs of each channel in a transposed convolution")

@@ -12,6 +12,7 @@ from precut.graph._flow import Flow, UnfollowedError, rule
 from precut.graph._graph import Node, ParamRef, Value
 from precut.graph._labels import Codes, Labels, reshape
 from precut.graph._rules import argument, channels, elementwise, like, main_input
+from precut.graph._sizes import SizeRef
 
 
 def _moved_input(flow: Flow, node: Node) -> Labels:
@@ -252,9 +253,10 @@ def _getitem(flow: Flow, node: Node) -> list[Labels]:
         parts[at : at + 1] = whole
     else:
         parts += whole
-    if sum(isinstance(part, (list, Value, ParamRef)) for part in parts) > 1 or any(
-        isinstance(part, bool) for part in parts
-    ):
+    lists = sum(isinstance(part, (list, Value, ParamRef)) for part in parts)
+    # A number beside a list of positions is itself taken as a list, and dimensions then change their order.
+    numbers = sum(isinstance(part, (int, SizeRef)) for part in parts)
+    if lists > 1 or (lists and numbers) or any(isinstance(part, bool) for part in parts):
         raise UnfollowedError(f"{node.where} takes positions of several dimensions at once")
     dim = 0
     for part in parts:

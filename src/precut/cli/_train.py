@@ -1,0 +1,109 @@
+"""Train one network, dense or sparse, into runs/NAME/ (config.json, env.json, metrics.csv, model.safetensors,
+result.json)."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from precut.cli._options import add_data, add_model, add_recipe, build, channels_of, load_data, recipe_of
+from precut.cli._show import say, show
+from precut.errors import PrecutError
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME", required=True, help="see precut list models")
+    add_model(parser)
+    add_data(parser, "fashion-mnist-sample")
+    parser.add_argument("--image-size", metavar="N", type=int, help="bring all images to this side in pixels")
+    add_recipe(parser, "modern-cifar")
+    parser.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda, cuda:1 or mps (default cpu)")
+    parser.add_argument("--name", metavar="NAME", help="of the run (default MODEL-SUPPORT-DATA-sSEED)")
+    parser.add_argument("--runs-dir", metavar="FOLDER", default="runs", help="default runs")
+    parser.add_argument("--resume", action="store_true", help="go on with the run, or show the result if it is finished")
+    parser.add_argument("--overwrite", action="store_true", help="begin the run anew")
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    name = arguments.name
+    if name is None:
+        parts = f"{arguments.model}-{arguments.support}-{Path(arguments.data).name}-s{arguments.seed}"
+        name = re.sub(r"[^\w.-]", "_", parts)
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise PrecutError(f"--name must be the name of one folder below {arguments.runs_dir!r}; got {name!r}")
+    return Path(arguments.runs_dir) / str(name)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains and reports."""
+    import torch
+
+    from precut.measure import summary
+    from precut.training import TrainingInterrupted, fit
+
+    folder = _folder(arguments)
+    recipe = recipe_of(arguments)
+    if (folder / "config.json").is_file() and not (arguments.resume or arguments.overwrite):
+        kind = "a finished" if (folder / "result.json").is_file() else "an unfinished"
+        raise PrecutError(
+            f"{str(folder)!r} holds {kind} run: add --resume to go on with it, --overwrite to begin anew, "
+            "or choose another --name"
+        )
+    if arguments.resume and arguments.overwrite:
+        raise PrecutError("--resume and --overwrite exclude each other; choose one")
+    dataset = load_data(arguments, arguments.image_size)
+    channels, side = channels_of(dataset)
+    model = build(arguments, dataset.num_classes, side, channels)
+    counts = summary(model, torch.zeros(1, channels, side, side))
+    say(f"{arguments.model}, support {arguments.support}, on {dataset.name}: {recipe.epochs} epochs into {folder}")
+    try:
+        result = fit(
+            model,
+            dataset,
+            recipe,
+            run_dir=folder,
+            seed=arguments.seed,
+            threads=arguments.threads,
+            device=arguments.device,
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+        )
+    except TrainingInterrupted as stop:
+        again = shlex.join([word for word in arguments.words if word != "--overwrite"])
+        hint = f"go on with: precut train {again}" + ("" if arguments.resume else " --resume")
+        raise TrainingInterrupted(f"{stop}; {hint}", stop.signal) from None
+    row: dict[str, Any] = {
+        "run": str(folder),
+        "model": arguments.model,
+        "support": arguments.support,
+        "params": counts.params,
+        "params_dense": counts.params_dense,
+        "macs": counts.macs,
+        "macs_dense": counts.macs_dense,
+        "bytes": (folder / "model.safetensors").stat().st_size,
+        "val_accuracy": result.val_accuracy,
+        "test_accuracy": result.test_accuracy,
+        "best_epoch": result.best_epoch,
+        "seconds": result.seconds,
+    }
+    show(f"{counts}\n\n{_table(row)}" if not arguments.json else "", row, arguments.json)
+
+
+def _table(row: dict[str, Any]) -> str:
+    from precut.report import Column, Table, byte_size, duration
+
+    columns = [
+        Column("run"),
+        Column("bytes", "file", byte_size),
+        Column("val_accuracy", "validation %", lambda share: f"{100 * share:.2f}", "right"),
+        Column("test_accuracy", "test %", lambda share: f"{100 * share:.2f}", "right"),
+        Column("best_epoch", "best epoch"),
+        Column("seconds", "training", duration),
+    ]
+    keys = [column.key for column in columns]
+    return str(Table([{key: row[key] for key in keys}], columns, notes=["measured, but for the file's size"]))
