@@ -25,6 +25,7 @@ FLOORS = {
     **dict.fromkeys(["topology", "dynamic", "deadline"], 7),
     "experiments": 8,
     "cli": 9,
+    "__main__": 10,
     "": 10,  # precut/__init__.py itself, which names everything and which nothing may need
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

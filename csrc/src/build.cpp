@@ -210,19 +210,21 @@ class PlanBuilder {
     return std::move(list[choice]);
   }
 
-  // Forwards of the whole network, with one candidate of each open layer at a time.
+  // Forwards through the whole network (of one group of images in each segment), with one candidate of each open layer at a time.
   void tune_together() {
     Ends ends(p_, m_.graph);
     size_t most = 0;
     for (const Open& o : open_) most = std::max(most, o.list.size());
     std::vector<std::vector<double>> best(open_.size(), std::vector<double>(most, 1e30));
-    for (int round = 0; round < 4; round++)
+    double start = now_us();
+    // Large inputs get fewer rounds, though never less than two.
+    for (int round = 0; round < 4 && (round < 2 || now_us() - start < 2e6); round++)
       for (size_t c = 0; c < most; c++) {
         for (Open& o : open_) std::swap(p_.execs_[o.exec], o.list[c % o.list.size()]);
         // Weights that fit the last cache take a few forwards to settle there.
-        for (int forward = 0; forward < (m_.total_weights > (16u << 20) ? 3 : 8); forward++) {
+        for (int forward = 0; forward < (m_.total_weights > (16u << 20) || p_.segments_.size() > 1 ? 3 : 8); forward++) {
           std::vector<double> us(p_.execs_.size(), 0);
-          p_.timed_forward(ends.in.data(), ends.out.data(), false, us);
+          p_.timed_forward(ends.in.data(), ends.out.data(), true, us);
           if (forward == 0) continue;
           for (size_t i = 0; i < open_.size(); i++) {
             double& b = best[i][c % open_[i].list.size()];

@@ -292,7 +292,7 @@ std::shared_ptr<const Packed> Model::get_packed(const Node& node, int group, int
 const char* forced_kernel() { return std::getenv("PRECUT_KERNEL"); }
 
 std::vector<std::unique_ptr<Exec>> conv_candidates(const Plan& plan, const Node& node, int64_t images) {
-  Model& model = const_cast<Model&>(plan.model());
+  Model& model = plan.model();
   const Kernels& k = plan.kernels();
   Geometry g = geometry(plan, node, images);
   size_t x = size_t(node.in[0]);

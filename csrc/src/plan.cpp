@@ -103,17 +103,16 @@ void Plan::run(const float* const* inputs, float* const* outputs) const {
   pool.end();
 }
 
-// One forward, operation by operation; adds to the time of each. Segments whose groups run in parallel are timed on one
-// thread, as that is what each of their operations has, unless all threads are asked for.
-void Plan::timed_forward(const float* const* inputs, float* const* outputs, bool all_threads,
-                         std::vector<double>& us) const {
+// One forward, operation by operation; adds to the time of each. A sample stops after the first group of each segment,
+// and runs on one thread what has one thread in a run.
+void Plan::timed_forward(const float* const* inputs, float* const* outputs, bool sample, std::vector<double>& us) const {
   const Pool& pool = *model_.pool;
   int64_t batch = shapes_[size_t(model_.graph.inputs[0].value)].n;
   float* scratch = arena_.data() + shared_size_ + (local_per_thread_ ? pool.threads() : 1) * local_size_;
   pool.begin();
   for (const Segment& s : segments_) {
-    bool alone = !all_threads && groups_in_parallel(s);
-    for (int64_t g = 0; g < (batch + s.group - 1) / s.group; g++)
+    bool alone = sample && groups_in_parallel(s);
+    for (int64_t g = 0; g < (sample ? 1 : (batch + s.group - 1) / s.group); g++)
       for (int i = s.first; i < s.last; i++) {
         if (!execs_[size_t(i)]) continue;
         Run r;
@@ -145,7 +144,7 @@ void Plan::profile(int rounds) {
   std::vector<double> best(execs_.size(), 1e30);
   for (int round = 0; round < rounds; round++) {
     std::vector<double> us(execs_.size(), 0);
-    timed_forward(ends.in.data(), ends.out.data(), true, us);
+    timed_forward(ends.in.data(), ends.out.data(), false, us);
     for (size_t i = 0; i < us.size(); i++) best[i] = std::min(best[i], us[i]);
   }
   for (size_t i = 0; i < execs_.size(); i++)

@@ -72,7 +72,7 @@ class Plan {
   const Buffer& buffer(int value) const { return buffers_[size_t(slots_[size_t(value)].buffer)]; }
   const Order& order(int value) const;
   const Shape& shape(int value) const { return shapes_[size_t(value)]; }
-  const Model& model() const { return model_; }
+  Model& model() const { return model_; }
   const Kernels& kernels() const;
   int lanes() const { return kernels().lanes; }
 
@@ -87,7 +87,7 @@ class Plan {
  private:
   friend class PlanBuilder;
   bool groups_in_parallel(const Segment& s) const;
-  void timed_forward(const float* const* inputs, float* const* outputs, bool all_threads, std::vector<double>& us) const;
+  void timed_forward(const float* const* inputs, float* const* outputs, bool sample, std::vector<double>& us) const;
   void run_op(const Exec& exec, const Run& run, int part, int parts) const;
   void clear_halo(int value, const Run& run, int part, int parts) const;
 

@@ -13,6 +13,7 @@ from precut.errors import PrecutError as PrecutError
 if TYPE_CHECKING:
     from precut.checkpoint import load as load
     from precut.checkpoint import save as save
+    from precut.engine import compile as compile
     from precut.layers import SparseConv2d as SparseConv2d
     from precut.layers import SparseLinear as SparseLinear
     from precut.layers import from_masks as from_masks
@@ -25,7 +26,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = ("data", "graph", "layers", "measure", "models", "ops", "report", "supports", "training", "checkpoint")
+_ROOMS = (
+    "checkpoint",
+    "data",
+    "engine",
+    "experiments",
+    "graph",
+    "layers",
+    "measure",
+    "models",
+    "ops",
+    "report",
+    "runtime",
+    "supports",
+    "training",
+)
 _NAMES = {
     "create_model": "models",
     "list_models": "models",
@@ -34,6 +49,7 @@ _NAMES = {
     "from_masks": "layers",
     "SparseConv2d": "layers",
     "SparseLinear": "layers",
+    "compile": "engine",
     "summary": "measure",
     "save": "checkpoint",
     "load": "checkpoint",

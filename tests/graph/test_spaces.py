@@ -452,6 +452,7 @@ def test_zeros_that_are_concatenated() -> None:
 
 # ---- what is frozen --------------------------------------------------------------------------------------------------
 
+ROWS = nn.Buffer(torch.tensor([5, 0]))
 HIDDEN = torch.randn(6, 1, 1, dtype=torch.float64)
 FROZEN: list[tuple[Callable[..., Tensor], str]] = [
     (lambda m, x: m.one(x).cumsum(1), "torch.cumsum (cumsum, {}) is not followed"),
@@ -538,9 +539,19 @@ def test_other_peoples_layers_that_follow_the_protocol() -> None:
     assert spaces[1].frozen == f"conv2d (two, {spaces.graph.node('two').source}) is a Halved without take_channels_"
 
 
-def test_lists_of_positions_beside_numbers_are_not_followed() -> None:
-    _, spaces = net(lambda m, x: m.one(x)[0, :, [1, 2]].mT[None, :, :, None].relu(), 6, one=nn.Conv2d(4, 6, 1))
+def test_lists_of_positions_along_several_dimensions() -> None:
+    model, spaces = net(lambda m, x: m.one(x)[0:2, :, [1, 2]], 6, one=nn.Conv2d(4, 6, 1))
+    drop_is_exact(model, spaces[1], [2])
+    model, spaces = net(lambda m, x: m.one(x)[0, :, [1, 2]][None], 6, one=nn.Conv2d(4, 6, 1))  # torch selects first
+    drop_is_exact(model, spaces[1], [2])
+    _, spaces = net(lambda m, x: m.one(x)[:, :, [1, 2], [3, 3]][..., None], 6, one=nn.Conv2d(4, 6, 1))
     assert "takes positions of several dimensions at once" in str(spaces[1].frozen)
+    model, spaces = net(
+        lambda m, x: m.one(x)[:, :, m.rows][:, :, (x[0, 0, 0] > 9).long()], 6, one=nn.Conv2d(4, 6, 1), rows=ROWS
+    )
+    drop_is_exact(model, spaces.find("one")[0], [2])
+    _, spaces = net(lambda m, x: m.one(x)[:, :, (x[0, 0, :2] > 9).long()][..., 0], 6, one=nn.Conv2d(4, 6, 1))
+    assert "takes positions by a tensor that is no list of positions" in str(spaces.find("one")[0].frozen)
 
 
 def test_constants_of_different_values_are_not_alike() -> None:

@@ -105,7 +105,7 @@ def _train(
     from precut.layers import sparsify
     from precut.measure import summary
     from precut.models import create_model
-    from precut.training import fit
+    from precut.training import TrainingInterrupted, fit
 
     channels, side = channels_of(dataset)
     with torch.random.fork_rng(devices=[]):
@@ -120,9 +120,12 @@ def _train(
     model = sparsify(model, network.support, seed=arguments.seed)
     counts = summary(model, torch.zeros(1, channels, side, side))
     place = folder / network.folder
-    result = fit(
-        model, dataset, recipe, run_dir=place, seed=arguments.seed, threads=arguments.threads, overwrite=True
-    )
+    try:
+        result = fit(
+            model, dataset, recipe, run_dir=place, seed=arguments.seed, threads=arguments.threads, overwrite=True
+        )
+    except TrainingInterrupted as stop:
+        raise TrainingInterrupted("the demo was stopped; precut demo begins it anew", stop.signal) from None
     row = {
         "model": network.name,
         "widths": "-".join(map(str, network.widths)),

@@ -94,4 +94,6 @@ def run(arguments: argparse.Namespace) -> None:
         )
     keys = list(dict.fromkeys(key for row in rows for key in row))
     columns = [Column(key, key.replace("_", " "), ".3g" if key == "of 9 weights" else None) for key in keys]
-    show(Table(rows, columns, notes=[note]), rows, arguments.json)
+    # a kernel's name is all that tells it from its neighbours: it is never shortened
+    width = 240 if arguments.kind == "kernels" else 120
+    show(Table(rows, columns, notes=[note]).text(width), rows, arguments.json)

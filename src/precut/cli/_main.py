@@ -74,6 +74,7 @@ def _run(words: list[str]) -> int:
     arguments = parser.parse(rest)
     if arguments is None:
         return 0
+    arguments.words = rest
     command.run(arguments)
     sys.stdout.flush()  # a reader that has gone is told here, where it is caught
     return 0

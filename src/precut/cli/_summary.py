@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--depth", metavar="N", type=whole(), help="levels of the module tree to show")
     parser.add_argument("--storage", action="store_true", help="also bytes on disk, by form of index")
     parser.add_argument("--traffic", action="store_true", help="also bytes moved, in inference and in a training step")
-    parser.set_defaults(**{"defaults": {name: parser.get_default(name) for name in _FORM}})
+    parser.set_defaults(defaults={name: parser.get_default(name) for name in _FORM})
 
 
 def _is_file(name: str) -> bool:

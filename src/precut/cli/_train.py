@@ -25,7 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda, cuda:1 or mps (default cpu)")
     parser.add_argument("--name", metavar="NAME", help="of the run (default MODEL-SUPPORT-DATA-sSEED)")
     parser.add_argument("--runs-dir", metavar="FOLDER", default="runs", help="default runs")
-    parser.add_argument("--resume", action="store_true", help="go on with the run, or show the result if it is finished")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run, or show the result if it is finished"
+    )
     parser.add_argument("--overwrite", action="store_true", help="begin the run anew")
 
 

@@ -4,8 +4,9 @@ from precut.data._augment import Augment as Augment
 from precut.data._batches import BatchLoader as BatchLoader
 from precut.data._dataset import Dataset as Dataset
 from precut.data._dataset import Split as Split
+from precut.data._find import locate as locate
 from precut.data._known import list_datasets as list_datasets
 from precut.data._lazy import LazySplit as LazySplit
 from precut.data._load import load as load
 
-__all__ = ["Augment", "BatchLoader", "Dataset", "LazySplit", "Split", "list_datasets", "load"]
+__all__ = ["Augment", "BatchLoader", "Dataset", "LazySplit", "Split", "list_datasets", "load", "locate"]

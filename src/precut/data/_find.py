@@ -10,7 +10,7 @@ from precut.data._known import KNOWN, Known
 from precut.data._source import Reader, Source
 from precut.errors import PrecutError, unknown
 
-__all__ = ["READERS", "find_known", "find_path"]
+__all__ = ["READERS", "find_known", "find_path", "locate"]
 
 READERS: tuple[Reader, ...] = (_parquet.find, _cifar.find, _idx.find, _tiny_imagenet.find, _folder.find)
 """In the order they are asked: the folder reader takes almost anything, so it comes last."""
@@ -24,15 +24,9 @@ def find_known(name: str, known: Known, root: str | os.PathLike[str] | None) -> 
         places = [_BUNDLED / place for place in known.places]
         return next(source for place in places if (source := _read_place(place)) is not None)
     base, said = _base(root)
-    tried = []
-    if base is not None:
-        # the root may also be the dataset's own folder
-        own = [base] if base.name in known.places else []
-        for place in [*own, *(base / place for place in known.places)]:
-            if place.exists():
-                if (source := _read_place(place)) is not None:
-                    return source
-                tried.append(f"{place} is there, but in no format that is known")
+    source, tried = _below(base, known)
+    if source is not None:
+        return source
     looked = f"in {base} ({said}) for {', '.join(known.places)}" if base else "nowhere on disk, since no root was given"
     if known.hub is not None:
         try:
@@ -44,6 +38,32 @@ def find_known(name: str, known: Known, root: str | os.PathLike[str] | None) -> 
         + "".join(f"; {what}" for what in tried)
         + ". Put its files there and pass root= (--data-root) or set PRECUT_DATA, or install precut[hub] to fetch it"
     )
+
+
+def locate(name: str, root: str | os.PathLike[str] | None = None) -> str | None:
+    """Where on this disk :func:`load` would find the dataset with this name; None if nowhere. Nothing is decoded.
+
+    Args:
+        name: one of :func:`list_datasets`.
+        root: the folder that holds datasets; ``$PRECUT_DATA`` if None.
+    """
+    known = KNOWN[name]
+    source = find_known(name, known, root) if known.bundled else _below(_base(root)[0], known)[0]
+    return None if source is None else source.place
+
+
+def _below(base: Path | None, known: Known) -> tuple[Source | None, list[str]]:
+    """The files of a dataset below a root, and what was there that could not be read."""
+    tried: list[str] = []
+    if base is not None:
+        # the root may also be the dataset's own folder
+        own = [base] if base.name in known.places else []
+        for place in [*own, *(base / place for place in known.places)]:
+            if place.exists():
+                if (source := _read_place(place)) is not None:
+                    return source, tried
+                tried.append(f"{place} is there, but in no format that is known")
+    return None, tried
 
 
 def _base(root: str | os.PathLike[str] | None) -> tuple[Path | None, str]:

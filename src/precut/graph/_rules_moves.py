@@ -12,7 +12,6 @@ from precut.graph._flow import Flow, UnfollowedError, rule
 from precut.graph._graph import Node, ParamRef, Value
 from precut.graph._labels import Codes, Labels, reshape
 from precut.graph._rules import argument, channels, elementwise, like, main_input
-from precut.graph._sizes import SizeRef
 
 
 def _moved_input(flow: Flow, node: Node) -> Labels:
@@ -226,16 +225,18 @@ def _picked(flow: Flow, node: Node, labels: Labels, dim: int, index: Any) -> Lab
         if dim in labels.dims:
             raise UnfollowedError(f"{node.where} takes channels by computed positions")
         size = flow.of(index).shape
-        return Labels(
-            (*labels.shape[:dim], *size, *labels.shape[dim + 1 :]), labels.dims, labels.codes, reason=labels.reason
-        )
+        if len(size) != 1:
+            raise UnfollowedError(f"{node.where} takes positions by a tensor that is no list of positions")
+        shape = (*labels.shape[:dim], size[0], *labels.shape[dim + 1 :])
+        return Labels(shape, labels.dims, labels.codes, reason=labels.reason)
     if isinstance(index, ParamRef):
         flow.handled.add(index.name)
         tensor = flow.tensor(index)
         if tensor.ndim != 1 or tensor.dtype == torch.bool:
             raise UnfollowedError(f"{node.where} takes positions by a tensor that is no list of positions")
-        codes = channels(node, labels, dim)
-        if codes is not None and index.kind == "buffer":
+        if dim in labels.dims and index.kind == "buffer":
+            codes = channels(node, labels, dim)
+            assert codes is not None
             return Labels.along(dim, flow.gather(node, index.name, tensor.cpu().numpy(), codes), labels.shape)
         index = tensor.tolist()
     return _indexed(labels, dim, _positions(node, [flow.number(item) for item in index], labels.shape[dim]), flow)
@@ -254,9 +255,7 @@ def _getitem(flow: Flow, node: Node) -> list[Labels]:
     else:
         parts += whole
     lists = sum(isinstance(part, (list, Value, ParamRef)) for part in parts)
-    # A number beside a list of positions is itself taken as a list, and dimensions then change their order.
-    numbers = sum(isinstance(part, (int, SizeRef)) for part in parts)
-    if lists > 1 or (lists and numbers) or any(isinstance(part, bool) for part in parts):
+    if lists > 1 or any(isinstance(part, bool) for part in parts):
         raise UnfollowedError(f"{node.where} takes positions of several dimensions at once")
     dim = 0
     for part in parts:

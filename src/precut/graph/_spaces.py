@@ -85,9 +85,10 @@ class ChannelSpace:
 
     @property
     def undroppable(self) -> str | None:
-        """Why channels of this space cannot be removed freely; None if they can. Tried with the sizes where rules of
-        division
-        show: one and two channels less, half, two and one; ``why_not`` tells of any other."""
+        """Why channels of this space cannot be removed freely; None if they can.
+
+        Tried with the sizes where rules of division show: one and two channels less, half, two and one; ``why_not``
+        tells of any other."""
         if self.frozen is not None:
             return self.frozen
         if self.size == 1:

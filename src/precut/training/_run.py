@@ -73,7 +73,7 @@ class RunFolder:
         remark = None
         files = (self.result, self.model, self.state, self.best, self.metrics, self.clock, self.config, self.env)
         if overwrite:
-            for file in files:
+            for file in (*files, *self.path.glob("tensorboard/events.out.tfevents.*")):
                 file.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
         for file in files:

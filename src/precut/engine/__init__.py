@@ -1,0 +1,7 @@
+"""Compiled inference: a captured network, folded, fused and run by the native library."""
+
+from precut.engine._compile import compile
+from precut.engine._compiled import CompiledModel
+from precut.engine._table import LOWERINGS, supported_operations
+
+__all__ = ["LOWERINGS", "CompiledModel", "compile", "supported_operations"]

@@ -1,0 +1,95 @@
+"""Every wrong use ends with one line on standard error that says what to do, and exit code 2."""
+
+from __future__ import annotations
+
+import pytest
+
+WRONG = [
+    (["trian"], "unknown command 'trian': did you mean 'train'?"),
+    (["--versoin"], "unknown option of precut '--versoin': did you mean '--version'?"),
+    (["demo", "--thread", "2"], "unknown option of precut demo '--thread': did you mean '--threads'?"),
+    (["train", "--modle", "resnet20"], "unknown option of precut train '--modle': did you mean '--model'?"),
+    (["train"], "the following arguments are required: --model; see precut train --help"),
+    (["train", "--model"], "argument --model: expected one argument; see precut train --help"),
+    (
+        ["train", "--model", "resnet20", "--epochs", "1.5"],
+        "argument --epochs: expected a whole number of at least 1, got '1.5'; see precut train --help",
+    ),
+    (
+        ["train", "--model", "resnet20", "--lr", "-1"],
+        "argument --lr: expected a number above 0, got '-1'; see precut train --help",
+    ),
+    (
+        ["train", "--model", "resnet20", "--seed", "-3"],
+        "argument --seed: expected a whole number of at least 0, got '-3'; see precut train --help",
+    ),
+    (["train", "--model", "resnet20", "--set", "epochs"], "--set takes NAME=VALUE (such as epochs=2); got 'epochs'"),
+    (["train", "--model", "resnet20", "--set", "epoch=2"], "unknown recipe field 'epoch': did you mean 'epochs'?"),
+    (
+        ["train", "--model", "resnet20", "--set", "epochs=[2"],
+        "--set epochs: '[2' is not a number, a word, true, false or a [list]",
+    ),
+    (["train", "--model", "resnet20", "--recipe", "dmeo"], "unknown recipe 'dmeo': did you mean 'demo'?"),
+    (
+        ["train", "--model", "resnet20", "--name", "a/b"],
+        "--name must be the name of one folder below 'runs'; got 'a/b'",
+    ),
+    (
+        ["train", "--model", "resnet20", "--resume", "--overwrite"],
+        "--resume and --overwrite exclude each other; choose one",
+    ),
+    (
+        ["train", "--model", "resnet20", "--data", "fashion-minst"],
+        "unknown dataset 'fashion-minst': did you mean 'fashion-mnist'?",
+    ),
+    (["train", "--model", "resnet21"], "unknown model 'resnet21': did you mean 'resnet20'?"),
+    (
+        ["train", "--model", "resnet20", "--init", "frehs", "--support", "PS4_P4"],
+        "unknown init 'frehs': did you mean 'fresh'?",
+    ),
+    (["eval", "no.safetensors"], "there is no model file at 'no.safetensors'"),
+    (["summary", "resnet20", "extra"], "precut summary cannot use the word 'extra'; see precut summary --help"),
+    (["summary", "no.safetensors"], "there is no model file at 'no.safetensors'"),
+    (
+        ["summary", "speednet", "--model-set", "width=[1,2,3]"],
+        "unknown argument of model 'speednet' 'width': did you mean 'widths'?",
+    ),
+    (["list", "modles"], "unknown kind of name 'modles': did you mean 'models'?"),
+    (["list", "recipes", "x*"], "none of the 4 recipes is like 'x*'; precut list recipes shows all"),
+    (["reproduce", "no.yaml"], "there is no claim file 'no.yaml'"),
+    (["reproduce", "budget-frontir"], "unknown claim 'budget-frontir': did you mean 'budget-frontier'?"),
+    (["checks", "--data-root", "no"], "root='no' is not a folder; expected the one that holds the datasets"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG, ids=lambda value: " ".join(value) if type(value) is list else "")
+@pytest.mark.parametrize("as_json", [False, True])
+def test_wrong_use(precut, words, message, as_json, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = precut(*words, *(["--json"] if as_json and words[0][0] != "-" and words[-1] != "--model" else []))
+    assert done.err == [f"precut: error: {message}"]
+    assert done.code == 2
+    assert done.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_system_s_failures_are_one_line_too(precut, tiny, tmp_path) -> None:
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    done = precut("demo", "--data", tiny, "--runs-dir", tmp_path / "runs", "--set", "val_count=4", "crop_padding=0")
+    assert done.code == 1
+    assert done.err[-1].startswith("precut: error: Not a directory: ")
+
+
+def test_eval_on_other_channels(precut, tmp_path) -> None:
+    import precut as library
+
+    path = library.save(library.create_model("resnet8"), tmp_path / "colour.safetensors")
+    done = precut("eval", path, "--data", "fashion-mnist-sample")
+    assert done.code == 2
+    assert done.err[-1] == (
+        f"precut: error: {str(path)!r} takes images of 3 channels, 'fashion-mnist-sample' has 1; "
+        "pass the --data that it was trained on"
+    )
+    assert precut("eval", path).err == [
+        f"precut: error: {str(path)!r} does not say what it was trained on; pass --data NAME"
+    ]

@@ -1,0 +1,123 @@
+"""precut train, eval and summary on a dataset of 36 pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import precut as library
+
+SMALL = ("--model", "speednet", "--model-set", "widths=[4,8,8]", "--support", "PS4_P4", "--recipe", "demo")
+QUICK = ("--set", "val_count=4", "crop_padding=0", "--epochs", 1, "--batch-size", 10, "--threads", 1)
+FILES = {"config.json", "env.json", "metrics.csv", "model.safetensors", "result.json"}
+
+
+@pytest.fixture
+def words(tiny: Path, tmp_path: Path) -> tuple[object, ...]:
+    return ("train", *SMALL, *QUICK, "--data", tiny, "--runs-dir", tmp_path / "runs", "--name", "first", "--seed", 7)
+
+
+def test_train_eval_summary_and_resume(precut, words, tmp_path) -> None:
+    done = precut(*words, "--json")
+    assert done.code == 0, done.err
+    row = json.loads(done.out)
+    folder = tmp_path / "runs" / "first"
+    assert {file.name for file in folder.iterdir()} >= FILES
+    assert row["bytes"] == (folder / "model.safetensors").stat().st_size
+    assert any(line.startswith("epoch 1/1") for line in done.err)
+
+    # conv weights by hand: groups of 8-4-4, 4-8-8, 8-8-8 channels, all sparse with 4 of 9; the rest is dense
+    sparse = 4 * (8 * 4 + 4 * 4 + 4 * 8 + 8 * 8 + 8 * 8 + 8 * 8)
+    dense = (8 * 4 + 8) + 2 * 2 * (4 + 8 + 8) + 2 * 8
+    assert row["params"] == sparse + dense
+    assert row["params_dense"] == sparse // 4 * 9 + dense
+    model = library.load(folder / "model.safetensors")
+    assert sum(p.numel() for p in model.parameters()) == row["params"]
+
+    file = folder / "model.safetensors"
+    found = json.loads(precut("eval", file, "--json").out)  # the file knows its dataset
+    assert found["accuracy"] == row["test_accuracy"]
+    assert found["images"] == 12
+    text = precut("eval", file, "--split", "train").out
+    assert text.startswith(f"{words[words.index('--data') + 1]} train, 24 images: loss ")
+
+    counted = json.loads(precut("summary", file, "--json", "--storage", "--traffic").out)
+    assert (counted["params"], counted["macs"]) == (row["params"], row["macs"])
+    assert {"storage", "traffic"} <= set(counted)
+
+    refused = precut(*words)
+    assert refused.code == 2
+    assert refused.err == [
+        f"precut: error: {str(folder)!r} holds a finished run: add --resume to go on with it, "
+        "--overwrite to begin anew, or choose another --name"
+    ]
+    assert json.loads(precut(*words, "--resume", "--json").out) == row
+    again = json.loads(precut(*words, "--overwrite", "--json").out)
+    assert {**again, "seconds": 0} == {**row, "seconds": 0}  # the same seed, the same network
+
+    other = precut("eval", file, "--data", "fashion-mnist-sample", "--split", "tset")
+    assert other.err[-1] == "precut: error: unknown split 'tset': did you mean 'test'?"
+    assert precut("summary", file, "--support", "dense").code == 0  # the default, said aloud
+    assert precut("summary", file, "--support", "PS4_P4").err == [
+        f"precut: error: --support is for a model's name; the file {str(file)!r} holds its own form"
+    ]
+
+
+def test_table(precut, words, tmp_path) -> None:
+    done = precut(*words)
+    assert done.code == 0, done.err
+    assert done.out.startswith("SpeedNet: ")
+    assert "groups.0.conv1" in done.out
+    heads = next(line for line in done.out.splitlines() if line.startswith("run "))
+    assert heads.split() == ["run", "file", "validation", "%", "test", "%", "best", "epoch", "training"]
+
+
+def test_ctrl_c_leaves_a_run_that_the_hint_goes_on_with(precut, words, tmp_path) -> None:
+    metrics = tmp_path / "runs" / "first" / "metrics.csv"
+
+    def stop_after_an_epoch() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (metrics.is_file() and len(metrics.read_text().splitlines()) > 1):
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    long = [300 if words[i - 1] == "--epochs" else word for i, word in enumerate(words)]
+    watcher = threading.Thread(target=stop_after_an_epoch)
+    watcher.start()
+    done = precut(*long)
+    watcher.join()
+    assert done.code == 128 + signal.SIGINT
+    assert done.out == ""
+    _, hint = done.err[-1].split("; go on with: ")
+    assert hint.endswith(" --resume")
+    before = len(metrics.read_text().splitlines())
+    assert before < 200
+    assert shlex.split(hint)[:2] == ["precut", "train"]
+    done = precut(*shlex.split(hint)[1:], "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["best_epoch"] <= 300
+    assert len(metrics.read_text().splitlines()) == 301
+    assert sum(line.startswith("epoch ") for line in done.err) == 300 - (before - 1)
+
+
+def test_a_name_is_made_of_what_was_asked(precut, tiny, tmp_path) -> None:
+    done = precut("train", *SMALL, *QUICK, "--data", tiny, "--runs-dir", tmp_path, "--support", "2:4", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["run"] == str(tmp_path / "speednet-2_4-tiny-s0")
+
+
+def test_summary_of_a_name(precut) -> None:
+    done = precut("summary", "resnet20", "--support", "PSD4_P16", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["params_dense"] == 272_474  # resnet20 with 10 classes, published as 0.27 M
+    assert found["params"] < 0.55 * found["params_dense"]
+    text = precut("summary", "resnet20", "--support", "PSD4_P16", "--depth", 1, "--storage").out
+    assert "total" in text
