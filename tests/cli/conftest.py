@@ -48,5 +48,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
             place = folder / split / name
             place.mkdir(parents=True)
             for index in range(count):
-                Image.fromarray(random.integers(base, base + 100, (12, 12), dtype=np.uint8)).save(place / f"{index}.png")
+                Image.fromarray(random.integers(base, base + 100, (12, 12), dtype=np.uint8)).save(
+                    place / f"{index}.png"
+                )
     return folder

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from golden import check_golden
 
+from golden import check_golden
 from precut.cli._main import COMMANDS
 
 GOLDEN = Path(__file__).parent / "golden"

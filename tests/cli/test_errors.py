@@ -42,7 +42,7 @@ WRONG = [
         ["train", "--model", "resnet20", "--data", "fashion-minst"],
         "unknown dataset 'fashion-minst': did you mean 'fashion-mnist'?",
     ),
-    (["train", "--model", "resnet21"], "unknown model 'resnet21': did you mean 'resnet20'?"),
+    (["train", "--model", "resnet-20"], "unknown model 'resnet-20': did you mean 'resnet20'?"),
     (
         ["train", "--model", "resnet20", "--init", "frehs", "--support", "PS4_P4"],
         "unknown init 'frehs': did you mean 'fresh'?",
@@ -75,7 +75,8 @@ def test_wrong_use(precut, words, message, as_json, tmp_path, monkeypatch) -> No
 
 def test_the_system_s_failures_are_one_line_too(precut, tiny, tmp_path) -> None:
     (tmp_path / "runs").write_text("a file where a folder should be")
-    done = precut("demo", "--data", tiny, "--runs-dir", tmp_path / "runs", "--set", "val_count=4", "crop_padding=0")
+    small = ("--set", "val_count=4", "batch_size=20", "crop_padding=0")
+    done = precut("demo", "--data", tiny, "--runs-dir", tmp_path / "runs", *small)
     assert done.code == 1
     assert done.err[-1].startswith("precut: error: Not a directory: ")
 

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         row["latency_ms"] = 1000 * seconds
     table = _table(rows, dataset, recipe, what)
     picture = pareto_plot(
-        [{**row, "label": f"{row['model']} {row['support']}"} for row in rows],
+        [{**row, "label": f"{row['support']} {row['widths']}"} for row in rows],
         folder / "pareto.png",
         x="macs",
         y="test_percent",
@@ -157,11 +157,17 @@ def _latencies(models: list[nn.Module], dataset: Dataset) -> tuple[list[float], 
 def _runnable(models: list[nn.Module], x: Any) -> tuple[list[Callable[..., Any]], str]:
     """All models compiled by the engine where it is there and takes them, else as torch runs them: one way for all."""
     try:
-        build = importlib.import_module("precut.engine").compile
-        return [build(model, example_inputs=x, threads=1) for model in models], "compiled by precut.compile"
-    except (ImportError, AttributeError, PrecutError):
+        from precut.engine import compile as compiled
+
+        return [compiled(model, example_inputs=x, threads=1) for model in models], "compiled by precut.compile"
+    except (ImportError, PrecutError):  # the native library was not built, or does not take the models
         slow = "torch's operators, where sparse layers run as dense ones of the same width, at dense speed"
         return [model.eval() for model in models], slow
+
+
+def _error(rows: list[dict[str, Any]], images: int) -> float:
+    """The largest standard error, in points, of an accuracy measured on so many images."""
+    return max(math.sqrt(row["test_percent"] * (100 - row["test_percent"]) / images) for row in rows)
 
 
 def _table(rows: list[dict[str, Any]], dataset: Dataset, recipe: Recipe, latency_note: str) -> Table:
@@ -183,7 +189,8 @@ def _table(rows: list[dict[str, Any]], dataset: Dataset, recipe: Recipe, latency
     notes = [
         "counted: params and MACs (multiply-adds an image), each beside those of the dense network of the same widths; "
         "file: bytes of model.safetensors",
-        f"measured: test % ({len(dataset.test):,} images, epoch chosen on validation images), training time",
+        f"measured: test % ({len(dataset.test):,} images, epoch chosen on validation images), training time. One seed: "
+        f"the draw of the test images alone is worth about {_error(rows, len(dataset.test)):.1f} points",
         latency_note,
     ]
     title = f"{dataset.name}: {len(dataset.train):,} training images, recipe {recipe.name}, {recipe.epochs} epochs"

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from precut.cli._parser import Parser
 from precut.errors import PrecutError, unknown
@@ -60,9 +61,7 @@ def _run(words: list[str]) -> int:
         return 0
     name, rest = words[0], words[1:]
     if name == "--version":
-        from precut import __version__
-
-        print(f"precut {__version__}")
+        print(f"precut {_package().__version__}")
         return 0
     if name not in COMMANDS:
         kind = "option of precut" if name.startswith("-") else "command"
@@ -80,12 +79,15 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-def _help() -> str:
-    from precut import __doc__ as about
+def _package() -> ModuleType:
+    """precut itself, without an import of the top floor."""
+    return sys.modules["precut"]
 
+
+def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name.ljust(width)}  {text}" for name, text in COMMANDS.items()]
-    first = (about or "").splitlines()[0]
+    first = (_package().__doc__ or "").splitlines()[0]
     return "\n".join(
         [
             first,

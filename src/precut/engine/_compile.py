@@ -22,9 +22,7 @@ __all__ = ["compile"]
 _warned = False
 
 
-def compile(
-    model: nn.Module, example_inputs: Any, threads: int | None = None, autotune: bool = True
-) -> CompiledModel:
+def compile(model: nn.Module, example_inputs: Any, threads: int | None = None, autotune: bool = True) -> CompiledModel:
     """Makes a network ready to run fast on this CPU, for inference in float32.
 
     Batch norms are folded, activations and residual additions joined to the layers before them, and everything that
@@ -83,7 +81,7 @@ def _check(graph: Graph) -> None:
     tensors = [(f"input {value.name!r}", value.dtype) for value in graph.inputs]
     tensors += [(name, tensor.dtype) for node in graph.nodes for name, tensor in node.params.values()]
     for name, dtype in tensors:
-        if dtype.is_floating_point and dtype != torch.float32 or dtype.is_complex:
+        if (dtype.is_floating_point and dtype != torch.float32) or dtype.is_complex:
             raise PrecutError(
                 f"compile needs a float32 model and float32 inputs; {name} is {str(dtype).removeprefix('torch.')}: call "
                 ".float()"
@@ -106,7 +104,9 @@ def _parts(graph: Graph, mode: str, threads: int | None, autotune: bool) -> list
         forced.update(refused)
 
 
-def _opened(plan: Partition, threads: int | None, autotune: bool) -> tuple[dict[int, str], list[NativePart | TorchPart]]:
+def _opened(
+    plan: Partition, threads: int | None, autotune: bool
+) -> tuple[dict[int, str], list[NativePart | TorchPart]]:
     """The parts; or, by node index, why the library would not take a segment."""
     parts: list[NativePart | TorchPart] = []
     for item in plan.items:
@@ -114,7 +114,8 @@ def _opened(plan: Partition, threads: int | None, autotune: bool) -> tuple[dict[
             parts.append(torch_part(item, plan.reasons[item.index]))
             continue
         inputs = [
-            (number, value.name if value is not None else f"value_{number}", shape) for number, value, shape in item.inputs
+            (number, value.name if value is not None else f"value_{number}", shape)
+            for number, value, shape in item.inputs
         ]
         data = write(item.steps, inputs, [(number, f"output_{k}") for k, number in enumerate(item.outputs)])
         try:

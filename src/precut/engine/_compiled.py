@@ -15,10 +15,7 @@ import torch
 
 from precut.engine._partition import Segment
 from precut.errors import PrecutError
-from precut.graph import Graph, Node, ParamRef, Value
-from precut.graph._functions import function_name
-from precut.graph._sizes import SizeRef
-from precut.graph._structure import leaves, rebuild
+from precut.graph import Graph, Node, ParamRef, SizeRef, Value, function_name, leaves, rebuild
 from precut.report import Table
 from precut.runtime import Model
 
@@ -216,7 +213,9 @@ class CompiledModel:
                 tensors.append(self._checked_input(self._inputs[position], leaf))
                 position += 1
             elif isinstance(example, torch.Tensor) or leaf != example:
-                raise PrecutError(f"an argument of this compiled model was {example!r:.60} in its example; got {leaf!r:.60}")
+                raise PrecutError(
+                    f"an argument of this compiled model was {example!r:.60} in its example; got {leaf!r:.60}"
+                )
         return tensors, numpy
 
     @staticmethod
@@ -228,7 +227,9 @@ class CompiledModel:
                 f"{str(tensor.dtype).removeprefix('torch.')}"
             )
         if tensor.device.type != "cpu":
-            raise PrecutError(f"a compiled model runs on the CPU; input {value.name!r} is on {tensor.device}: call .cpu()")
+            raise PrecutError(
+                f"a compiled model runs on the CPU; input {value.name!r} is on {tensor.device}: call .cpu()"
+            )
         if tensor.ndim != len(value.shape):
             raise PrecutError(
                 f"input {value.name!r} had shape {tuple(value.shape)} when the model was compiled; got {tuple(tensor.shape)}"

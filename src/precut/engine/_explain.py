@@ -70,13 +70,15 @@ def explain(compiled: CompiledModel, rounds: int, inputs: Sequence[Any] | None) 
     totals = {"name": "total", "macs": sum(row.get("macs") or 0 for row in rows)}
     totals["weight_bytes"] = sum(row.get("weight_bytes") or 0 for row in rows)
     shown = ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors)
-    return Table(rows, _COLUMNS, title=f"compiled for inputs {shown}", totals=[totals | ({"us": total} if total else {})], notes=notes)
+    if total:
+        totals["us"] = total
+    return Table(rows, _COLUMNS, title=f"compiled for inputs {shown}", totals=[totals], notes=notes)
 
 
 def _segment_shapes(compiled: CompiledModel, tensors: Sequence[torch.Tensor]) -> dict[int, list[tuple[int, ...]]]:
     """Part number to the shapes that enter it, from one forward."""
     shapes: dict[int, list[tuple[int, ...]]] = {}
-    for number, part in enumerate(compiled.parts):
+    for part in compiled.parts:
         if isinstance(part, NativePart):
             part.seen = None
     compiled._forward(tensors)

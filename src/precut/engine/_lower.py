@@ -12,9 +12,7 @@ import torch
 
 from precut._registry import Registry
 from precut.engine._steps import Step
-from precut.graph import Graph, Node, Value
-from precut.graph._sizes import SizeRef
-from precut.graph._structure import leaves
+from precut.graph import Graph, Node, SizeRef, Value, leaves
 from precut.runtime import Act
 
 __all__ = ["LOWERINGS", "Lowering", "Operand", "Program", "UnsupportedError", "lower", "row", "size_refs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +42,7 @@ def _ranges(node: Node, p: Program) -> list[Operand]:
         raise UnsupportedError("it does not divide channels, dimension 1")
     x = p.operand(node.input)
     ends = np.cumsum([0, *(value.shape[1] for value in node.outputs)])
-    return [_take(x, range(a, b), p) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [_take(x, range(a, b), p) for a, b in itertools.pairwise(ends)]
 
 
 for _op in ("chunk", "split"):
@@ -89,7 +90,11 @@ def _numbers(node: Node, item: Any) -> list[int]:
     return [int(i) % node.input.shape[1] for i in numbers]
 
 
-@row("getitem", "gather (channels), avg_pool of one pixel (steps over rows and columns)", "x[:, channels], x[:, :, ::s, ::s], x[:, :, None, None]")  # fmt: skip
+@row(
+    "getitem",
+    "gather (channels), avg_pool of one pixel (steps over rows and columns)",
+    "x[:, channels], x[:, :, ::s, ::s], x[:, :, None, None]",
+)
 def _getitem(node: Node, p: Program) -> Operand:
     index = node.bound["index"]
     parts = list(index) if isinstance(index, tuple) else [index]
@@ -184,6 +189,14 @@ def _permute(node: Node, p: Program) -> Operand:
     return _swap(tuple(node.attrs["dims"]), node, p)
 
 
+def _spread(node: Node, p: Program) -> Operand:
+    x = p.operand(node.input)
+    before, after = tuple(node.input.shape), tuple(node.output.shape)
+    if not x.fixed or len(before) != 4 or before[2:] != (1, 1) or before[:2] != after[:2] or len(after) != 4:
+        raise UnsupportedError("it does not repeat a pixel over a map")
+    return replace(x, spread=True)
+
+
 @row("expand_as", "nothing", "(N, C, 1, 1) of a global pool, then added or multiplied")
 def _expand_as(node: Node, p: Program) -> Operand:
     if not isinstance(node.bound.get("other"), Value):
@@ -192,9 +205,5 @@ def _expand_as(node: Node, p: Program) -> Operand:
 
 
 @row("expand", "nothing", "(N, C, 1, 1) of a global pool, then added or multiplied", reads_sizes=True)
-def _spread(node: Node, p: Program) -> Operand:
-    x = p.operand(node.input)
-    before, after = tuple(node.input.shape), tuple(node.output.shape)
-    if not x.fixed or len(before) != 4 or before[2:] != (1, 1) or before[:2] != after[:2] or len(after) != 4:
-        raise UnsupportedError("it does not repeat a pixel over a map")
-    return replace(x, spread=True)
+def _expand(node: Node, p: Program) -> Operand:
+    return _spread(node, p)

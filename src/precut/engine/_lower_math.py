@@ -93,7 +93,7 @@ for _op in ("identity", "contiguous", "clone", "detach", "float", "to"):
 
 def _constant(node: Node, item: Any, x: Operand, shape: tuple[int, ...]) -> np.ndarray[Any, Any] | float | None:
     """A number, or one a channel, where an operand is constant; None where it is a value."""
-    if isinstance(item, bool) or isinstance(item, Value):
+    if isinstance(item, (bool, Value)):
         return None
     if isinstance(item, (int, float)):
         return float(item)
@@ -157,7 +157,9 @@ def _linear_form(
                 raise UnsupportedError(f"it combines shapes {tuple(first.shape)} and {tuple(second.shape)}")
             b = p.affine(b, -1.0, 0.0)
         y = p.emit(native, [a, b], fixed=a.fixed and (b.fixed or b.spread))
-        p.steps[-1][1].same_size = a.fixed == b.fixed and not b.spread and first.shape == second.shape and a.rank == b.rank
+        p.steps[-1][1].same_size = (
+            a.fixed == b.fixed and not b.spread and first.shape == second.shape and a.rank == b.rank
+        )
         return y
     value, other = (first, second) if isinstance(first, Value) else (second, first)
     x = p.operand(value)
@@ -168,7 +170,11 @@ def _linear_form(
     return p.affine(x, scale, shift)
 
 
-@row("add", "the convolution's or linear layer's residual, affine for constants, else add", "alpha=1; equal shapes, or one is (N, C, 1, 1)")  # fmt: skip
+@row(
+    "add",
+    "the convolution's or linear layer's residual, affine for constants, else add",
+    "alpha=1; equal shapes, or one is (N, C, 1, 1)",
+)
 def _add(node: Node, p: Program) -> Operand:
     return _linear_form(node, p, "add", lambda c, zero, swapped: (1.0, c))
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from precut.engine._lower import Operand, Program, UnsupportedError, row, size_refs
-from precut.graph import Node
-from precut.graph._sizes import SizeRef
+from precut.graph import Node, SizeRef
 
 __all__: list[str] = []
 

@@ -155,9 +155,7 @@ def _items(graph: Graph, live: list[Node], program: Program, reasons: Mapping[in
         read = dict.fromkeys(value for step in steps for value in step.reads if made.get(value, -1) != level)
         inputs = [(value, program.entered.get(value), shapes[value]) for value in read]
         leaving = {operand.value for _, operand in exports}
-        outputs = [
-            step.output for step in steps if step.output in leaving or readers.get(step.output, set()) - {level}
-        ]
+        outputs = [step.output for step in steps if step.output in leaving or readers.get(step.output, set()) - {level}]
         items.append(Segment(nodes, fold(steps, set(outputs)), inputs, outputs, exports))
     return items
 

@@ -17,7 +17,20 @@ Ids = Sequence[int]
 NO_ACT = Act("none")
 # The native operations that can end with an activation.
 TAKES_ACT = frozenset(
-    "conv2d linear max_pool avg_pool adaptive_avg_pool adaptive_max_pool add mul cat gather activation affine".split()
+    [
+        "conv2d",
+        "linear",
+        "max_pool",
+        "avg_pool",
+        "adaptive_avg_pool",
+        "adaptive_max_pool",
+        "add",
+        "mul",
+        "cat",
+        "gather",
+        "activation",
+        "affine",
+    ]
 )
 
 
