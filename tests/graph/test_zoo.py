@@ -117,12 +117,11 @@ def test_the_published_couplings_of_residual_stages() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("support", [None, "PSD4_P8"])
 @pytest.mark.parametrize("name", [name for name in NAMES if "110" not in name and "101" not in name])
-def test_every_single_space(name: str, support: str | None) -> None:
+def test_single_spaces(name: str, support: str | None) -> None:
     model, x, graph = make(name, support)
     expected = model(x)
-    for number, space in enumerate(graph.spaces):
-        if space.frozen is not None:
-            continue
+    free = [space for space in graph.spaces if space.frozen is None]
+    for number, space in enumerate(free[:: max(1, len(free) // 16)]):
         order = torch.randperm(space.size, generator=torch.Generator().manual_seed(number))
         assert close(permute(model, space, order)(x), expected)
         for size in {1, space.size // 2} - {0, space.size}:
