@@ -22,7 +22,7 @@ FLOORS = {
     "layers": 4,
     **dict.fromkeys(["checkpoint", "measure", "pruning", "engine", "runtime"], 5),
     "training": 6,
-    **dict.fromkeys(["topology", "dynamic", "deadline"], 7),
+    **dict.fromkeys(["topology", "dynamic", "deadline", "bench"], 7),
     "experiments": 8,
     "cli": 9,
     "__main__": 10,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from precut.checkpoint import load as load
     from precut.checkpoint import save as save
     from precut.engine import compile as compile
+    from precut.engine import export as export
     from precut.layers import SparseConv2d as SparseConv2d
     from precut.layers import SparseLinear as SparseLinear
     from precut.layers import from_masks as from_masks
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = (
+    "bench",
     "checkpoint",
     "data",
     "engine",
@@ -50,6 +52,7 @@ _NAMES = {
     "SparseConv2d": "layers",
     "SparseLinear": "layers",
     "compile": "engine",
+    "export": "engine",
     "summary": "measure",
     "save": "checkpoint",
     "load": "checkpoint",

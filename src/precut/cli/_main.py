@@ -19,6 +19,8 @@ COMMANDS = {
     "train": "train one network, dense or sparse, into runs/<name>/",
     "eval": "loss and accuracy of a saved model",
     "summary": "parameters and multiply-adds of a model or a saved model, beside dense",
+    "bench": "precut's engine against every other engine that is installed, in turns",
+    "export": "a saved model as ONNX or as a file for libprecut, checked against torch",
     "list": "the names that other commands take: models, supports, data, recipes, claims, kernels",
     "checks": "what this machine and this installation offer",
     "reproduce": "work through the training runs of a claim and show their results",

@@ -6,13 +6,13 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 
+from precut._files import atomic_write
 from precut.engine._partition import Segment
 from precut.errors import PrecutError
 from precut.graph import Graph, Node, ParamRef, SizeRef, Value, function_name, leaves, rebuild
@@ -278,7 +278,7 @@ class CompiledModel:
         given = [value.id for value in self._inputs]
         if len(natives) != 1 or [v.id if v else None for _, v, _ in natives[0].segment.inputs] != given:
             raise PrecutError("only a network that computes something from each of its inputs can be saved")
-        Path(path).write_bytes(natives[0].data)
+        atomic_write(os.fspath(path), natives[0].data)
 
     def __repr__(self) -> str:
         fallen = sum(isinstance(part, TorchPart) for part in self.parts)

@@ -2,11 +2,14 @@
 
 from precut.layers._base import SparseLayer as SparseLayer
 from precut.layers._conv import SparseConv2d as SparseConv2d
+from precut.layers._densify import densify as densify
 from precut.layers._linear import SparseLinear as SparseLinear
 from precut.layers._masks import from_masks as from_masks
+from precut.layers._move import SupportMove as SupportMove
 from precut.layers._replace import replace_layer_ as replace_layer_
 from precut.layers._replace import sparse_like as sparse_like
 from precut.layers._select import ignored_names as ignored_names
+from precut.layers._skip import skip_block_ as skip_block_
 from precut.layers._sparsify import sparsify as sparsify
 from precut.layers._sparsify import sparsify_ as sparsify_
 
@@ -14,9 +17,12 @@ __all__ = [
     "SparseConv2d",
     "SparseLayer",
     "SparseLinear",
+    "SupportMove",
+    "densify",
     "from_masks",
     "ignored_names",
     "replace_layer_",
+    "skip_block_",
     "sparse_like",
     "sparsify",
     "sparsify_",

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from precut.errors import PrecutError, unknown
+from precut.layers._move import SupportMove, reshape_parameter_
 from precut.ops import compact, expand
-from precut.supports import ClassTable, Support, SupportMaker, Unstructured
+from precut.supports import ClassTable, Support, SupportMaker, Unstructured, parse
 
 __all__ = ["SparseLayer"]
 
@@ -24,17 +25,20 @@ class SparseLayer(nn.Module):
     Attributes:
         support: the bound Support.
         precut_op: the operator that this layer stands for ("conv2d" or "linear"), by which captures know it.
+        dense_grad: see ``keep_dense_grad_``; None before.
     """
 
     precut_op: ClassVar[str]
     weight: nn.Parameter
     bias: nn.Parameter | None
     support_index: torch.Tensor | None
+    dense_grad: torch.Tensor | None
 
     def __init__(self, support: Support, bias: bool, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(support.weight_shape, device=device, dtype=dtype))
         self._set_support(support)
+        self.dense_grad, self._keeps_dense_grad = None, False
         if bias:
             self.bias = nn.Parameter(torch.empty(support.shape[0], device=device, dtype=dtype))
         else:
@@ -75,6 +79,70 @@ class SparseLayer(nn.Module):
             raise PrecutError(f"the dense weight must have shape {self.support.shape}; got {tuple(dense.shape)}")
         weight_shape = list(self.support.weight_shape)
         self.weight.copy_(compact(dense, self.support_index, self._key, list(self.support.shape), weight_shape))
+
+    def keep_dense_grad_(self, keep: bool = True) -> None:
+        """From now on, backward passes also leave the gradient by the *dense* weight in ``dense_grad``, summed like
+        ``weight.grad``: what each weight that does not exist would have got. With False no longer; the sum goes.
+
+        Such a pass runs the dense operator, so switch it on for the steps that need it only.
+        """
+        self._keeps_dense_grad = keep
+        if not keep:
+            self.dense_grad = None
+
+    def _watched_weight(self) -> torch.Tensor:
+        """The dense weight of a pass whose backward tells ``dense_grad``."""
+        dense = self.dense_weight()
+        if not dense.requires_grad:
+            dense.requires_grad_()
+        dense.register_hook(self._add_dense_grad)
+        return dense
+
+    def _add_dense_grad(self, grad: torch.Tensor) -> None:
+        grad = grad.detach()
+        self.dense_grad = grad.clone() if self.dense_grad is None else self.dense_grad + grad
+
+    def _watched(self) -> bool:
+        return self._keeps_dense_grad and torch.is_grad_enabled()
+
+    @torch.no_grad()
+    def move_support_(self, support: Support | SupportMaker | torch.Tensor | str) -> SupportMove:
+        """Lets other weights exist, in place: those that stay keep their values (and ``weight.grad`` its entries), new
+        ones are zero.
+
+        ``weight`` stays the same Parameter, but its shape is that of the new support, which may be another. An
+        optimiser's state does not move by itself: ``carry`` of the result moves any tensor of the weight's shape.
+
+        Args:
+            support: a maker, its name, a bound Support, or a mask (non-zero where a weight exists).
+
+        Raises:
+            PrecutError: when the layer cannot have this support; it is then unchanged.
+        """
+        new = self._bound(support)
+        before, after = self.support.indices(), new.indices()
+        place = torch.full((self.support.numel,), -1, device="cpu")
+        place[before] = torch.arange(len(before), device="cpu")
+        move = SupportMove(place[after], tuple(self.weight.shape), new.weight_shape)
+        value = move.carry(self.weight)
+        grad = None if self.weight.grad is None else move.carry(self.weight.grad)
+        self.weight.grad = None
+        self._set_support(new)
+        reshape_parameter_(self.weight, value)
+        self.weight.grad = grad
+        return move
+
+    def _bound(self, support: Support | SupportMaker | torch.Tensor | str) -> Support:
+        if isinstance(support, torch.Tensor):
+            support = Unstructured(support)
+        if not isinstance(support, Support):
+            support = parse(support).support(self.support.shape, self.support.groups)
+        if (support.shape, support.groups) != (self.support.shape, self.support.groups):
+            raise PrecutError(
+                f"the support is for a weight of shape {support.shape} in {support.groups} groups; this layer's is "
+                f"{self.support.shape} in {self.support.groups}"
+            )
+        return support
 
     def fan_in(self) -> torch.Tensor:
         """How many weights the filter has that each weight belongs to: float, CPU, broadcasts to ``weight``."""

@@ -100,6 +100,9 @@ class SparseConv2d(SparseLayer):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             input = F.pad(input, (left, right, top, bottom), mode=mode)
             padding = [0, 0]
+        if self._watched():
+            dense = self._watched_weight()
+            return F.conv2d(input, dense, self.bias, self.stride, padding, self.dilation, self.groups)
         return sparse_conv2d(
             input,
             self.weight,

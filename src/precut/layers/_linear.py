@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from torch.nn import functional as F
 
 from precut.errors import PrecutError, whole
 from precut.layers._base import SparseLayer
@@ -45,6 +46,8 @@ class SparseLinear(SparseLayer):
         self.in_features, self.out_features = in_features, out_features
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if self._watched():
+            return F.linear(input, self._watched_weight(), self.bias)
         return sparse_linear(input, self.weight, self.bias, self.support_index, self._key, list(self.support.shape))
 
     def _set_sizes(self, shape: tuple[int, ...], groups: int) -> None:

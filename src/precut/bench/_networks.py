@@ -1,0 +1,111 @@
+"""The networks of a benchmark, by name: dense, narrower, of a support, or with random masks; and chains of one layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from precut.errors import PrecutError
+from precut.layers import from_masks, ignored_names, sparsify
+from precut.measure import latency
+from precut.models import create_model
+
+__all__ = ["layer_chain", "network", "registered"]
+
+_CHAIN = 6  # distinct weights, so that no layer's are left in the cache by the one before
+_STEPS = 7  # of the bisection for a width
+
+
+def registered(model: str, **kwargs: Any) -> Callable[[float], nn.Module]:
+    """A builder of a registered model by width multiplier, on the same seed."""
+
+    def build(width: float) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return create_model(model, width_mult=width, **kwargs).eval()
+
+    return build
+
+
+def layer_chain(text: str) -> nn.Module:
+    """Convolutions of one shape with ReLU between: six of them for ``64@32`` (channels @ side of the maps), one with
+    stride 2 for ``64-128@32`` (input - output channels @ side)."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?@(\d+)", text)
+    if not found:
+        raise PrecutError(f"a layer is written like 64@32 or, with stride 2, 64-128@32; got {text!r}")
+    first, last = int(found[1]), int(found[2] or found[1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        parts: list[nn.Module] = []
+        for _ in range(1 if found[2] else _CHAIN):
+            parts += [nn.Conv2d(first, last, 3, 2 if found[2] else 1, 1, bias=False), nn.ReLU()]
+    return nn.Sequential(*parts).eval()
+
+
+def _masked(model: nn.Module, density: float) -> nn.Module:
+    """Each convolution that a support would make sparse keeps a uniformly random part of its weights."""
+    generator = torch.Generator().manual_seed(0)
+    ignored = ignored_names(model, ())
+    for name, layer in model.named_modules():
+        if (
+            isinstance(layer, nn.Conv2d)
+            and layer.kernel_size != (1, 1)
+            and name not in ignored
+            and layer.in_channels > 3
+        ):
+            kept = max(1, round(density * layer.weight.numel()))
+            mask = torch.zeros(layer.weight.numel())
+            mask[torch.randperm(len(mask), generator=generator)[:kept]] = 1
+            prune.custom_from_mask(layer, "weight", mask.view_as(layer.weight))
+    return from_masks(model)
+
+
+def network(
+    name: str, build: Callable[[float], nn.Module], x: torch.Tensor, threads: int, say: Callable[[str], None]
+) -> tuple[str, nn.Module]:
+    """The network of a name, with the name that the table shows.
+
+    Args:
+        name: ``dense``; a support (``PS4_P4``); ``mask:0.05`` (random masks of that density); ``width:0.5`` (dense, a
+            width multiplier); ``narrow:PSD1_P16`` (dense, narrowed until it takes as long as the support's network on
+            this engine: measured here, quickly).
+        build: the dense network by width multiplier.
+        x, threads: what the narrowing measures on.
+        say: told what goes on.
+    """
+    kind, _, value = name.partition(":")
+    if kind in ("mask", "width"):
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if not 0 < number <= (1 if kind == "mask" else 16):
+            raise PrecutError(f"{kind}: takes a number above 0, such as {kind}:0.5; got {name!r}")
+        return (name, _masked(build(1.0), number)) if kind == "mask" else (name, build(number))
+    if kind == "narrow":
+        width = _narrowed(sparsify(build(1.0), value), build, x, threads, say)
+        return f"width:{width:.3g}={value}", build(width)
+    return name, build(1.0) if name == "dense" else sparsify(build(1.0), name).eval()
+
+
+def _narrowed(
+    model: nn.Module, build: Callable[[float], nn.Module], x: torch.Tensor, threads: int, say: Callable[[str], None]
+) -> float:
+    from precut.engine import compile
+
+    def seconds(candidate: nn.Module) -> float:
+        return latency(compile(candidate.eval(), x, threads=threads), x, threads=threads).median
+
+    wanted = seconds(model)
+    low, high = 0.05, 1.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        took = seconds(build(middle))
+        say(f"width {middle:.3f}: {took * 1e3:.3f} ms; wanted {wanted * 1e3:.3f} ms")
+        low, high = (middle, high) if took < wanted else (low, middle)
+    return (low + high) / 2

@@ -1,0 +1,70 @@
+"""Time precut's engine against every other engine that is installed: the same networks, a process for each engine, in
+interleaved rounds. Networks: dense, a support's name, mask:0.05 (random masks), width:0.5 (narrower dense), narrow:PSD1_P16
+(dense, narrowed until it is as slow as that support's network)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from precut.cli._parser import assignments, whole
+from precut.cli._show import say, show
+from precut.errors import PrecutError
+
+__all__ = ["configure", "run"]
+
+_NETWORKS = ["dense", "PS4_P4", "PSD4_P8", "PS2_P4", "PSD1_P16", "PS1_P8"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", nargs="?", default="resnet18", help="a name (precut list models)")
+    parser.add_argument("--networks", metavar="NAME", nargs="+", default=_NETWORKS, help="the first is the dense one")
+    parser.add_argument(
+        "--layer", metavar="C@S", help="a chain of one convolution instead of a model: 64@32, 64-128@32"
+    )
+    parser.add_argument("--model-set", metavar="NAME=VALUE", nargs="+", default=[], help="the model's own arguments")
+    parser.add_argument("--input-size", metavar="N", type=whole(), default=32, help="side of the images (default 32)")
+    parser.add_argument("--batch", metavar="N", type=whole(), default=1)
+    parser.add_argument("--threads", metavar="N", type=whole(), default=1, help="of each engine (default 1)")
+    parser.add_argument("--engines", metavar="NAME", nargs="+", help="default: all that are installed")
+    parser.add_argument("--rounds", metavar="N", type=whole(), default=40, help="30 make a claim (default 40)")
+    parser.add_argument("--list", action="store_true", help="which engines there are, and which are installed")
+    parser.add_argument(
+        "--install-deepsparse", action="store_true", help="make the environment that DeepSparse needs (300 MB), once"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="also write table, CSV, JSON and a picture there")
+    parser.add_argument("--name", metavar="NAME", help="of those files (default: made of the options)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Times and reports."""
+    import torch
+
+    from precut.bench import bench, engines, installed, layer_chain, make_deepsparse, network, registered
+
+    if arguments.install_deepsparse:
+        say(f"DeepSparse is at {make_deepsparse()}")
+    if arguments.list:
+        there = {name: installed(name) for name in engines}
+        lines = [f"{name}: {'installed' if here else 'not here'}" for name, here in there.items()]
+        show("\n".join(lines), there, arguments.json)
+        return
+    torch.set_num_threads(arguments.threads)
+    kwargs = assignments(arguments.model_set, "--model-set")
+    if arguments.layer:
+        if kwargs:
+            raise PrecutError("--model-set is for a model; --layer has none of its arguments")
+        chain = layer_chain(arguments.layer)
+        channels, side = next(chain.parameters()).shape[1], int(arguments.layer.split("@")[1])
+        build = lambda width: layer_chain(arguments.layer)  # noqa: E731
+    else:
+        channels, side = int(kwargs.get("in_channels", 3)), arguments.input_size
+        build = registered(arguments.model, input_size=side, **kwargs)
+    x = torch.randn(arguments.batch, channels, side, side, generator=torch.Generator().manual_seed(0))
+    networks = dict(network(name, build, x, arguments.threads, say) for name in arguments.networks)
+    measured = bench(networks, x, arguments.threads, arguments.engines, arguments.rounds, progress=say)
+    if arguments.out:
+        what = arguments.layer or f"{arguments.model}-{side}px"
+        name = arguments.name or f"{what}-batch{arguments.batch}-threads{arguments.threads}"
+        say(f"written: {', '.join(map(str, measured.write(Path(arguments.out), name)))}")
+    show(measured, measured.to_dict(), arguments.json)

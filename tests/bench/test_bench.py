@@ -1,0 +1,113 @@
+"""Engines in processes of their own, told to run in turns."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import precut
+from precut.bench import Engine, bench, engines, layer_chain, network, registered
+from precut.bench import _forms as forms
+from precut.measure import paired_ratio, summary
+
+X = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+native = pytest.mark.skipif(not precut.runtime.available(), reason="no native library")
+
+
+@native
+def test_two_engines_and_a_support(tmp_path: Path) -> None:
+    dense = precut.create_model("resnet8").eval()
+    lines: list[str] = []
+    found = bench(
+        {"dense": dense, "PS4_P4": precut.sparsify(dense, "PS4_P4")}, X, only=["precut", "torch"], rounds=3, seconds=0.001,
+        progress=lines.append,
+    )  # fmt: skip
+    assert list(found.seconds) == [("precut", "dense"), ("torch", "dense"), ("precut", "PS4_P4")]  # torch gains nothing
+    assert all(len(times) == 3 and min(times) > 0 for times in found.seconds.values())
+    assert max(found.errors.values()) < 1e-4
+    assert found.baseline == ("torch", "dense")
+    key = ("precut", "PS4_P4")
+    assert found.ratio(key, found.baseline) == paired_ratio(found.seconds["torch", "dense"], found.seconds[key])
+    assert found.macs["dense"] == summary(dense, X).macs > found.macs["PS4_P4"]
+    assert "no claim" in str(found)
+    assert lines[-1] == "round 3 of 3"
+    written = found.write(tmp_path, "r")
+    assert {path.name for path in written} >= {"r.md", "r.csv", "r.json"}
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 4
+
+
+def test_a_rival_that_computes_something_else_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(model: torch.nn.Module, x: torch.Tensor, folder: Path) -> Path:
+        (folder / "other").mkdir()
+        return forms._pt2(precut.create_model("resnet8").eval(), x, folder / "other")
+
+    monkeypatch.setitem(forms.FORMS, "other", other)
+    monkeypatch.setitem(engines._entries, "other", Engine("torch_eager", "other", ()))
+    found = bench({"dense": precut.create_model("resnet8").eval()}, X, only=["torch", "other"], rounds=1, seconds=0.0)
+    assert list(found.seconds) == [("torch", "dense")]
+    assert "its outputs differ from torch's by" in found.failed["other dense"]
+
+
+def test_an_engine_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(forms.FORMS, "none", lambda model, x, folder: folder / "absent.pt2")
+    monkeypatch.setitem(engines._entries, "none", Engine("torch_eager", "none", ()))
+    with pytest.raises(precut.PrecutError, match="the engine none on dense ended"):
+        bench({"dense": precut.create_model("resnet8")}, X, only=["none"], rounds=1)
+
+
+def test_wrong_uses() -> None:
+    with pytest.raises(precut.PrecutError, match=r"^unknown engine 'openvin': did you mean 'openvino'\?$"):
+        bench({"dense": precut.create_model("resnet8")}, X, only=["openvin"])
+    with pytest.raises(precut.PrecutError, match=r"^bench takes \{name: model\} with at least one model$"):
+        bench({}, X)
+
+
+def test_networks_by_name() -> None:
+    build = registered("resnet8", num_classes=10)
+
+    def make(name: str) -> torch.nn.Module:
+        return network(name, build, X, 1, lambda line: None)[1]
+
+    dense = summary(make("dense"), X)
+    masked = summary(make("mask:0.25"), X)
+    convolutions = [row for row in dense.layers if row.op == "conv2d" and row.params == row.params_dense]
+    assert convolutions
+    assert masked.macs_dense == dense.macs
+    assert 0.2 * dense.macs < masked.macs < 0.5 * dense.macs
+    assert summary(make("width:0.5"), X).macs < 0.35 * dense.macs
+    assert summary(make("PS4_P4"), X).macs < dense.macs
+    for name in ("mask:2", "width:zero"):
+        with pytest.raises(precut.PrecutError, match="takes a number above 0"):
+            make(name)
+
+
+@pytest.mark.parametrize(("text", "shape", "count"), [("16@8", (1, 16, 8, 8), 6), ("16-32@8", (1, 32, 4, 4), 1)])
+def test_layer_chains(text: str, shape: tuple[int, ...], count: int) -> None:
+    chain = layer_chain(text)
+    assert sum(isinstance(module, torch.nn.Conv2d) for module in chain) == count
+    assert chain(torch.zeros(1, 16, 8, 8)).shape == shape
+
+
+def test_layer_chains_refuse() -> None:
+    with pytest.raises(
+        precut.PrecutError, match=r"^a layer is written like 64@32 or, with stride 2, 64-128@32; got '64x32'$"
+    ):
+        layer_chain("64x32")
+
+
+def test_worker_needs_no_precut() -> None:
+    """DeepSparse's environment has none."""
+    source = Path(precut.bench.__file__).with_name("_worker.py").read_text()
+    tops = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
+    assert not any("precut" in line for line in tops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(engines))
+def test_every_engine_that_is_installed(name: str) -> None:
+    if not precut.bench.installed(name):
+        pytest.skip("not installed")
+    found = bench({"dense": precut.create_model("resnet8").eval()}, X, only=[name], rounds=2)
+    assert not found.failed
+    assert np.isfinite(found.errors[name, "dense"])
