@@ -57,6 +57,7 @@ struct TileConv : Exec {
       else split(n_blocks, 1, part, parts, b0, b1);
     }
     if (r0 >= r1) return;
+    if (plan.buffer(x).shared && py.images > 1) fetch_input(plan, px, i0, i1);
     if (band == 0) {
       for (int64_t b = b0; b < b1; b++) block_rows(plan, px, py, pr, b, i0, i1, r0, r1);
       return;
@@ -67,6 +68,19 @@ struct TileConv : Exec {
         int64_t next = r1 - r0b < 2 * band ? r1 : r0b + band;
         for (int64_t b = b0; b < b1; b++) block_rows(plan, px, py, pr, b, i, i + 1, r0b, next);
         r0b = next;
+      }
+  }
+
+  // An earlier segment wrote the input some images ago: it has left the second-level cache, and the order in which tiles
+  // come to it (strided, the same few lines of each block) is none that the processor fetches ahead of by itself.
+  void fetch_input(const Plan& plan, const Place& px, int64_t i0, int64_t i1) const {
+    constexpr int64_t kLine = 16, kMost = 1 << 17;  // floats
+    if ((i1 - i0) * px.img > kMost) return;
+    const int64_t origin = plan.buffer(x).origin;
+    for (int64_t i = i0; i < i1; i++)
+      for (const float *p = px.p - origin + i * px.img, *end = p + px.img; p < end; p += kLine) {
+        __builtin_prefetch(p, 0, 2);
+        asm volatile("");  // GCC takes a function of nothing but prefetches for one without effect and drops it
       }
   }
 

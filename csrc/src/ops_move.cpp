@@ -13,6 +13,7 @@ struct Move : Base {
   };
   std::vector<From> from;     // by lane of the output
   std::vector<bool> straight;  // by block: all lanes come from one block, lane for lane
+  std::vector<bool> done;      // by block: what is needed lies there already, computed in place
 
   Move(const Plan& plan, const Node& n) {
     prepare(plan, n, op_name(n.op));
@@ -51,6 +52,17 @@ struct Move : Base {
         same &= (plan.order(n.out)[l] < 0) || (from[l].input == a.input && from[l].block == a.block &&
                                               from[l].pixel == a.pixel && from[l].lane == int32_t(l - b));
       straight.push_back(same);
+      // A block that was computed in place may hold channels that others still read, in lanes that nobody needs here:
+      // it must not be written again.
+      bool there = n.act.kind == Act::none, any = false;
+      for (size_t l = b; there && l < b + size_t(lanes); l++) {
+        const From& f = from[l];
+        if (plan.order(n.out)[l] < 0) continue;
+        any = true;
+        there = f.input >= 0 && f.pixel < 0 && f.lane == int32_t(l - b) &&
+                plan.same_block(n.in[size_t(f.input)], f.block, n.out, int64_t(b) / lanes);
+      }
+      done.push_back(there && any);
     }
   }
 
@@ -58,6 +70,7 @@ struct Move : Base {
     Place y = plan.place(node->out, r, false);
     int lanes = plan.lanes();
     each_block(y, part, parts, [&](int64_t i, int64_t b) {
+      if (done[size_t(b)]) return;
       const From* f = from.data() + b * lanes;
       for (int64_t row = 0; row < y.h; row++) {
         float* out = y.p + i * y.img + b * y.blk + row * y.row;

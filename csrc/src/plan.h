@@ -69,6 +69,11 @@ class Plan {
   void profile(int rounds);
 
   Place place(int value, const Run& run, bool wide) const;
+  // Whether block `i` of value `a` and block `j` of value `b` are the same memory.
+  bool same_block(int a, int64_t i, int b, int64_t j) const {
+    const Slot &x = slots_[size_t(a)], &y = slots_[size_t(b)];
+    return x.buffer == y.buffer && x.block0 + i == y.block0 + j;
+  }
   const Buffer& buffer(int value) const { return buffers_[size_t(slots_[size_t(value)].buffer)]; }
   const Order& order(int value) const;
   const Shape& shape(int value) const { return shapes_[size_t(value)]; }

@@ -89,6 +89,12 @@ def test_layer_chains(text: str, shape: tuple[int, ...], count: int) -> None:
     assert chain(torch.zeros(1, 16, 8, 8)).shape == shape
 
 
+def test_every_layer_of_a_chain_is_sparse() -> None:
+    x = torch.zeros(1, 16, 8, 8)
+    chain = network("PS4_P4", lambda width: layer_chain("16@8"), x, 1, lambda line: None)[1]
+    assert summary(chain, x).macs == 6 * 16 * 16 * 4 * 64
+
+
 def test_layer_chains_refuse() -> None:
     with pytest.raises(
         precut.PrecutError, match=r"^a layer is written like 64@32 or, with stride 2, 64-128@32; got '64x32'$"

@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 from precut.errors import PrecutError
-from precut.layers import from_masks, ignored_names, sparsify
+from precut.layers import from_masks, ignored_names, sparse_like, sparsify
 from precut.measure import latency
 from precut.models import create_model
+from precut.supports import parse
 
 __all__ = ["layer_chain", "network", "registered"]
 
@@ -45,6 +46,17 @@ def layer_chain(text: str) -> nn.Module:
         for _ in range(1 if found[2] else _CHAIN):
             parts += [nn.Conv2d(first, last, 3, 2 if found[2] else 1, 1, bias=False), nn.ReLU()]
     return nn.Sequential(*parts).eval()
+
+
+def _sparse(model: nn.Module, name: str) -> nn.Module:
+    """``sparsify``, which leaves a network's first convolution dense; of a chain it is one of those that are meant."""
+    if not isinstance(model, nn.Sequential) or name == "dense":
+        return sparsify(model, name).eval()
+    maker = parse(name)
+    for number, layer in enumerate(model):
+        if isinstance(layer, nn.Conv2d):
+            model[number] = sparse_like(layer, maker.for_layer(number).support(layer.weight.shape))
+    return model.eval()
 
 
 def _masked(model: nn.Module, density: float) -> nn.Module:
@@ -88,9 +100,9 @@ def network(
             raise PrecutError(f"{kind}: takes a number above 0, such as {kind}:0.5; got {name!r}")
         return (name, _masked(build(1.0), number)) if kind == "mask" else (name, build(number))
     if kind == "narrow":
-        width = _narrowed(sparsify(build(1.0), value), build, x, threads, say)
+        width = _narrowed(_sparse(build(1.0), value), build, x, threads, say)
         return f"width:{width:.3g}={value}", build(width)
-    return name, build(1.0) if name == "dense" else sparsify(build(1.0), name).eval()
+    return name, _sparse(build(1.0), name)
 
 
 def _narrowed(

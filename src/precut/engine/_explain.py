@@ -102,7 +102,7 @@ def _native_rows(part: NativePart, told: dict[str, Any]) -> list[dict[str, Any]]
             "support": op.get("support"),
             "kernel": op["kernel"],
             "layout": op.get("layout"),
-            "macs": op["macs"] or None,
+            "macs": op["macs"] * told["batch"] or None,
             "weight_bytes": op.get("weight_bytes") or None,
             "why": op.get("why"),
         }
@@ -110,6 +110,6 @@ def _native_rows(part: NativePart, told: dict[str, Any]) -> list[dict[str, Any]]
         if us is not None:
             row["us"] = us
             if peak and us and op["macs"]:
-                row["peak"] = 2 * op["macs"] / (us * 1e3) / peak
+                row["peak"] = 2 * row["macs"] / (us * 1e3) / peak
         rows.append(row)
     return rows
