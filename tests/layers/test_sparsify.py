@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 from layers.twins import dense_by_mask
 from precut.errors import PrecutError
-from precut.layers import SparseConv2d, replace_layer_, sparse_like, sparsify, sparsify_
+from precut.layers import SparseConv2d, init_fresh_, replace_layer_, sparse_like, sparsify, sparsify_
 from precut.supports import FAMILIES, RandomKernel, parse
 
 
@@ -334,3 +334,19 @@ def test_what_cannot_be_done_leaves_the_model_as_it_was(
     assert str(raised.value) == message
     assert all(now is then for now, then in zip(model.modules(), modules, strict=True))
     assert all(value is state[name] for name, value in model.named_parameters())
+
+
+def test_fresh_weights_for_supports_that_came_otherwise() -> None:
+    """As sparsify(init="fresh") draws them, whatever was there before."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    expected = sparsify(model, "PSD4_P8", seed=5)
+    other = sparsify(model, "PSD4_P8", init="project")
+    stem = other[0].weight.detach().clone()
+    random = torch.get_rng_state()
+    assert init_fresh_(other, seed=5) is other
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value)
+    assert torch.equal(other[0].weight, stem)
+    with pytest.raises(PrecutError, match="seed must be a whole number"):
+        init_fresh_(other, seed=-1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from precut.errors import PrecutError
 from precut.supports import ClassTable, Periodic
 
 
@@ -67,3 +69,39 @@ def test_order_within_a_pair_does_not_matter() -> None:
 def test_names() -> None:
     assert str(ClassTable([[[0], [1]]])) == "ClassTable1x2"
     assert str(ClassTable([[[0], [1]]], align=16)) == "ClassTable1x2_A16"
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_bits_sizes_and_sums_by_counting(data: st.DataObject) -> None:
+    out, channels, area = (data.draw(st.integers(1, 7)) for _ in range(3))
+    rows, columns, align = (data.draw(st.integers(1, 4)) for _ in range(3))
+    draw = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    bits = torch.rand(rows, columns, area, generator=draw) < 0.5
+    table = ClassTable.of_bits(bits, align)
+    assert torch.equal(table.bits(area), bits)
+    values = torch.randn(out, channels, area, 1, generator=draw)
+    sizes, sums = torch.zeros(rows, columns, dtype=torch.int64), torch.zeros(rows, columns, area, dtype=torch.float64)
+    for o in range(out):
+        for i in range(channels):
+            sizes[o // align % rows, i % columns] += 1
+            sums[o // align % rows, i % columns] += values[o, i, :, 0].double()
+    assert torch.equal(table.pair_sizes(values.shape), sizes)
+    torch.testing.assert_close(table.pair_sums(values), sums)
+    finer = table.repeated(data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5)))
+    assert torch.equal(finer.mask((out, channels, area, 1)), table.mask((out, channels, area, 1)))
+
+
+def test_a_period_is_no_table() -> None:
+    with pytest.raises(PrecutError) as caught:
+        ClassTable(8)  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "ClassTable takes the positions themselves; got 8. For a score to choose them, "
+        "precut.prune(..., structure='class:8')"
+    )
+
+
+def test_finer_classes_are_the_least_common_multiple() -> None:
+    table = ClassTable([[[0], [1], [2]], [[3], [4], [5]]])
+    assert (table.repeated(4, 2).out_classes, table.repeated(4, 2).in_classes) == (4, 6)
+    assert table.repeated(1, 3) == table

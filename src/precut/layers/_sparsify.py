@@ -16,7 +16,7 @@ from precut.layers._replace import check_hooks, replace_layer_, sparse_like
 from precut.layers._select import ignored_names
 from precut.supports import Dense, SupportMaker, parse
 
-__all__ = ["sparsify", "sparsify_"]
+__all__ = ["init_fresh_", "sparsify", "sparsify_"]
 
 _INITS = ("fresh", "project")
 
@@ -28,6 +28,20 @@ def _fresh_(layer: SparseConv2d | SparseLinear, generator: torch.Generator) -> N
     layer.weight.copy_(drawn * (2 / layer.fan_in()).sqrt())
     if layer.bias is not None:
         layer.bias.zero_()
+
+
+def init_fresh_(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Draws new weights for every sparse layer, in place, as ``sparsify(init="fresh")`` does: He normal with the fan-in
+    that exists, biases zero. For networks whose supports, but not whose weights, come from pruning.
+
+    Returns:
+        The model.
+    """
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0, 2**63 - 1))
+    for module in model.modules():
+        if isinstance(module, (SparseConv2d, SparseLinear)):
+            _fresh_(module, generator)
+    return model
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:

@@ -41,6 +41,11 @@ class ClassTable(SupportMaker):
                 for row in self.positions
             )
         except TypeError as error:
+            if isinstance(self.positions, int):
+                raise PrecutError(
+                    f"ClassTable takes the positions themselves; got {self.positions}. For a score to choose them, "
+                    f"precut.prune(..., structure='class:{self.positions}')"
+                ) from error
             raise PrecutError(
                 "ClassTable(positions) needs one list of kernel positions for each pair of classes: "
                 f"positions[out_class][in_class] = [0, 4, ...]; got {self.positions!r}"
@@ -79,6 +84,56 @@ class ClassTable(SupportMaker):
         table = cls([[pair.nonzero().flatten().tolist() for pair in row] for row in pairs], align)
         return table if torch.equal(table.make_mask(tuple(mask.shape), 1), mask) else None
 
+    @classmethod
+    def of_bits(cls, bits: torch.Tensor, align: int = 1) -> ClassTable:
+        """The table whose pairs keep the positions that are true in ``bits``, bool of (P_out, P_in, positions)."""
+        return cls([[pair.nonzero().flatten().tolist() for pair in row] for row in bits.cpu()], align)
+
+    def bits(self, area: int) -> torch.Tensor:
+        """Bool, (P_out, P_in, area), CPU: whether a pair keeps a position of kernels of ``area`` positions."""
+        return torch.from_numpy(self._bits(area))
+
+    def _bits(self, area: int) -> np.ndarray:
+        # NumPy, since its memory is the CPU's whatever torch's default device is: models are built on "meta" too.
+        bits = np.zeros((self.out_classes, self.in_classes, area), dtype=bool)
+        for a, row in enumerate(self.positions):
+            for b, pair in enumerate(row):
+                bits[a, b, list(pair)] = True
+        return bits
+
+    def repeated(self, out_classes: int, in_classes: int) -> ClassTable:
+        """A table of finer classes that gives the same masks: of the least common multiples of its numbers of classes
+        and these."""
+        rows, columns = math.lcm(self.out_classes, out_classes), math.lcm(self.in_classes, in_classes)
+        return ClassTable(
+            [[self.positions[a % self.out_classes][b % self.in_classes] for b in range(columns)] for a in range(rows)],
+            self.align,
+        )
+
+    def _classes(self, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The class of every output and of every input channel (within the group) of a layer of this dense shape."""
+        return np.arange(shape[0]) // self.align % self.out_classes, np.arange(shape[1]) % self.in_classes
+
+    def pair_sizes(self, shape: Sequence[int]) -> torch.Tensor:
+        """How many 2-D kernels each pair has in a layer of this dense shape: int64, (P_out, P_in), CPU. Zero for
+        classes that no channel is of."""
+        out_class, in_class = self._classes(shape)
+        rows = np.bincount(out_class, minlength=self.out_classes)
+        columns = np.bincount(in_class, minlength=self.in_classes)
+        return torch.from_numpy(np.outer(rows, columns))
+
+    def pair_sums(self, values: torch.Tensor) -> torch.Tensor:
+        """``values``, one for each dense weight, summed over the kernels of each pair: float64, (P_out, P_in,
+        positions), CPU.
+
+        Args:
+            values: of the dense weight's shape.
+        """
+        out_class, in_class = (torch.from_numpy(classes) for classes in self._classes(values.shape))
+        flat = values.detach().to("cpu", torch.float64).reshape(*values.shape[:2], -1)
+        rows = flat.new_zeros(self.out_classes, *flat.shape[1:]).index_add_(0, out_class, flat)
+        return flat.new_zeros(self.out_classes, self.in_classes, flat.shape[2]).index_add_(1, in_class, rows)
+
     def class_table(self, kernel_size: tuple[int, int]) -> ClassTable:
         return self
 
@@ -89,15 +144,9 @@ class ClassTable(SupportMaker):
             raise PrecutError(f"a {kh}x{kw} kernel has positions 0 to {kh * kw - 1}; the table uses {highest}")
 
     def make_mask(self, shape: tuple[int, ...], groups: int) -> torch.Tensor:
-        area = math.prod(kernel_of(shape))
-        table = np.zeros((self.out_classes, self.in_classes, area), dtype=bool)
-        for a, row in enumerate(self.positions):
-            for b, pair in enumerate(row):
-                table[a, b, list(pair)] = True
-        out_class = np.arange(shape[0]) // self.align % self.out_classes
-        in_class = np.arange(shape[1]) % self.in_classes
-        # NumPy, since its memory is the CPU's whatever torch's default device is: models are built on "meta" too.
-        return torch.from_numpy(table[out_class][:, in_class].reshape(shape))
+        out_class, in_class = self._classes(shape)
+        bits = self._bits(math.prod(kernel_of(shape)))
+        return torch.from_numpy(bits[out_class][:, in_class].reshape(shape))
 
     def fields(self) -> dict[str, Any]:
         return {"positions": [[list(pair) for pair in row] for row in self.positions], "align": self.align}

@@ -5,6 +5,9 @@ from precut.training._callback import Callback, TrainState
 from precut.training._evaluate import evaluate
 from precut.training._fit import FitResult, fit
 from precut.training._init import init_kundu_
+from precut.training._move_units import GrowthRule, growth_rules
+from precut.training._moving import MovingSupports, SupportMover
+from precut.training._objective import Objective
 from precut.training._optim import param_groups
 from precut.training._recipe import Recipe, list_recipes, load_recipe
 from precut.training._signals import TrainingInterrupted
@@ -12,12 +15,17 @@ from precut.training._signals import TrainingInterrupted
 __all__ = [
     "Callback",
     "FitResult",
+    "GrowthRule",
+    "MovingSupports",
+    "Objective",
     "Recipe",
+    "SupportMover",
     "TrainState",
     "TrainingInterrupted",
     "environment",
     "evaluate",
     "fit",
+    "growth_rules",
     "init_kundu_",
     "list_recipes",
     "load_recipe",

@@ -63,6 +63,9 @@ class Callback:
     def on_fit_start(self, state: TrainState) -> None:
         """Before the first step, and before ``load_state_dict`` when a run is resumed."""
 
+    def on_step_start(self, state: TrainState) -> None:
+        """Before the forward pass; the rates are set, and the gradients are gone."""
+
     def on_step_end(self, state: TrainState) -> None:
         """After the optimiser's step, before the average takes the weights in; the gradients are still there."""
 

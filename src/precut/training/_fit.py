@@ -27,6 +27,7 @@ from precut.training._ema import WeightAverage
 from precut.training._evaluate import evaluate
 from precut.training._init import init_kundu_
 from precut.training._loop import Loop
+from precut.training._objective import Objective
 from precut.training._optim import build_optimizer
 from precut.training._progress import Progress, make_progress
 from precut.training._recipe import Recipe, load_recipe
@@ -82,6 +83,7 @@ def fit(
     checkpoint_steps: int | None = None,
     checkpoint_seconds: float | None = 300.0,
     fabric: Fabric | None = None,
+    objective: Objective | None = None,
 ) -> FitResult:
     """Train ``model`` in place; it ends with the weights of the best epoch on the validation images.
 
@@ -108,6 +110,7 @@ def fit(
         checkpoint_steps, checkpoint_seconds: checkpoint within an epoch after so many steps, or seconds; None for only
             at its end.
         fabric: a launched Lightning Fabric of your own, instead of ``device`` and ``precision``.
+        objective: what a step minimises and epochs are judged by; the network's own cross-entropy if None.
 
     Raises:
         PrecutError: something that was passed cannot be used, or the loss became infinite or not a number.
@@ -127,7 +130,7 @@ def fit(
             fabric = make_fabric(place, resolve_precision(precision or plan.precision, place))
         elif precision is not None:
             raise PrecutError("fit got both fabric and precision; a Fabric has its own precision")
-        parts = _Parts(model, dataset, plan, seed, fabric, callbacks)
+        parts = _Parts(model, dataset, plan, seed, fabric, callbacks, objective)
         config, remark = parts.config(), None
         if run is not None:
             run.check(config, resume, overwrite)
@@ -160,8 +163,10 @@ class _Parts:
         seed: int,
         fabric: Fabric,
         callbacks: Sequence[Callback],
+        objective: Objective | None,
     ) -> None:
         self.model, self.dataset, self.recipe, self.seed = model, dataset, recipe, seed
+        self.objective = objective
         self.fabric, self.callbacks = fabric, list(callbacks)
         self.precision = str(fabric.strategy.precision.precision)
         self.val: Any = None
@@ -223,6 +228,8 @@ class _Parts:
             "precision": self.precision,
             "callbacks": [{type(callback).__name__: callback.config()} for callback in self.callbacks],
         }
+        if self.objective is not None:
+            config["objective"] = {type(self.objective).__name__: self.objective.config()}
         known: dict[str, Any] = json.loads(json.dumps(config))
         return known
 
@@ -264,6 +271,7 @@ class _Parts:
             show,
             checkpoint_steps,
             checkpoint_seconds,
+            self.objective or Objective(),
         )
 
     def finish(self, loop: Loop, run: RunFolder | None) -> FitResult:

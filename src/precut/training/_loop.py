@@ -15,7 +15,7 @@ from precut.data import BatchLoader
 from precut.errors import PrecutError
 from precut.training._callback import Callback, TrainState
 from precut.training._devices import agree, gather, share_buffers
-from precut.training._evaluate import check_logits, totals
+from precut.training._objective import Objective
 from precut.training._optim import lr_factor, set_rates
 from precut.training._progress import Progress, describe
 from precut.training._run import RunFolder, TensorBoard
@@ -42,6 +42,7 @@ class Loop:
         run: where everything is written, or None.
         progress: told of it.
         checkpoint_steps, checkpoint_seconds: how often to checkpoint within an epoch; None for never.
+        objective: what a step minimises.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class Loop:
         progress: Progress,
         checkpoint_steps: int | None,
         checkpoint_seconds: float | None,
+        objective: Objective,
     ) -> None:
         self.state = state
+        self._objective = objective
         self.best: dict[str, Any] | None = None
         self._wrapped = wrapped
         self._optimizer = optimizer
@@ -166,20 +169,18 @@ class Loop:
         state, recipe = self.state, self.state.recipe
         set_rates(state.optimizer, lr_factor(recipe, state.step, state.steps, state.steps_per_epoch))
         self._optimizer.zero_grad(set_to_none=True)
-        logits = self._wrapped(images)
-        check_logits(logits, len(labels), self._classes)
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        state.loss = loss.detach()
+        for callback in self._callbacks:
+            callback.on_step_start(state)
+        state.loss, logits = self._objective.backward(state, self._wrapped, images, labels, self._classes)
         self._bad |= ~torch.isfinite(state.loss)
         if self._polls_always() and bool(self._bad):
             return  # leave the weights as they were; the caller reports it
-        self._fabric.backward(loss)
         if recipe.grad_clip:
             self._fabric.clip_gradients(
                 self._wrapped, self._optimizer, max_norm=recipe.grad_clip, error_if_nonfinite=False
             )
         self._optimizer.step()
-        right = (logits.detach().argmax(1) == labels).sum()
+        right = (logits.argmax(1) == labels).sum()
         count = len(labels)
         self._sums += torch.stack([state.loss * count, right, right.new_tensor(count)]).to(self._sums.dtype)
         state.step += 1
@@ -223,7 +224,8 @@ class Loop:
         share_buffers(model, self._fabric)
         self._check_weights()
         if self._validation is not None:
-            parts = gather(totals(model, self._validation, self._classes, self._precision), self._fabric)
+            sums = self._objective.totals(model, self._validation, self._classes, self._precision)
+            parts = gather(sums, self._fabric)
             loss, right, count = sum(parts).tolist()
             row["val_loss"], row["val_accuracy"] = loss / count, right / count
             if not math.isfinite(loss):

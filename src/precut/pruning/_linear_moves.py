@@ -1,0 +1,126 @@
+"""Operations on one value in the linearised network: activations are nothing, rearrangements and pools stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from precut.graph import Node, leaves, rebuild
+from precut.pruning._linear import Flow, Linear, scaled
+from precut.pruning._linear_layers import everywhere
+from precut.pruning._linear_rules import called, first_flow, rule
+
+__all__: list[str] = []
+
+_ACTIVATIONS = (
+    "relu relu6 hardtanh leaky_relu prelu elu celu selu gelu silu mish hardswish tanhshrink softshrink hardshrink "
+    "threshold clamp dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout identity clone detach "
+    "contiguous to float double half abs neg square pow sqrt exp log round floor ceil sin sign erf log_softmax"
+)
+_GATES = "sigmoid hardsigmoid tanh softsign softmax"  # bounded: the usual gates
+_NOT_ZERO_AT_ZERO = (
+    *("sigmoid", "hardsigmoid", "softplus", "logsigmoid", "softmax", "log_softmax", "threshold", "clamp", "exp"),
+    *("cos", "pow", "reciprocal", "rsqrt", "log", "softsign"),
+)
+_MIXING = ("softmax", "log_softmax")
+# Linear or homogeneous with non-negative factors: the operation itself, on the linearised values.
+_KEPT = (
+    "avg_pool1d avg_pool2d avg_pool3d lp_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
+    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d interpolate "
+    "pixel_shuffle pixel_unshuffle channel_shuffle cat stack split chunk unbind getitem index_select narrow select "
+    "flip roll view reshape flatten unflatten squeeze unsqueeze permute transpose movedim expand expand_as view_as sum "
+    "mean amax amin max min maximum minimum"
+)
+_VIEWS = ("view", "reshape", "flatten", "unflatten", "view_as")
+
+
+@rule(_ACTIVATIONS)
+def _unary(run: Linear, node: Node) -> Flow:
+    flow = first_flow(run, node)
+    if run.mode.constants and node.op in _MIXING:
+        return Flow(everywhere(flow.tensor), 0)
+    if run.mode.constants and node.op in _NOT_ZERO_AT_ZERO:
+        return Flow(torch.ones_like(flow.tensor) + flow.tensor, 0)
+    return flow
+
+
+@rule(_GATES + " softplus logsigmoid cos reciprocal rsqrt")
+def _bounded(run: Linear, node: Node) -> Flow:
+    flow = _unary(run, node)
+    return Flow(flow.tensor, flow.exponent, node.op in _GATES.split())
+
+
+@rule("pad")
+def _pad(run: Linear, node: Node) -> Flow:
+    flow = first_flow(run, node)
+    attrs = node.attrs
+    sides, mode = attrs["padding"], attrs.get("mode", "constant") or "constant"
+    if isinstance(sides, int):
+        sides = (sides,) * (2 * (flow.tensor.ndim - 2))
+    value = 1.0 if run.mode.constants and attrs.get("value") else 0.0
+    made = F.pad(flow.tensor, list(sides), mode=mode, **({"value": value} if mode == "constant" else {}))
+    return Flow(made, flow.exponent, flow.gate)
+
+
+@rule(_KEPT)
+def _kept(run: Linear, node: Node) -> Any:
+    """The operation itself. Flows that it joins are brought to one exponent."""
+    args, kwargs = run.arguments(node)
+    flows = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Flow)]
+    exponent = max(flow.exponent for flow in flows)
+
+    def plain(leaf: Any) -> Any:
+        if isinstance(leaf, Flow):
+            tensor = scaled(leaf, exponent)
+            # view() needs what contiguous(), which is nothing here, would have given it.
+            return tensor.contiguous() if node.op in _VIEWS else tensor
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not run.mode.constants:
+            return torch.zeros_like(leaf, dtype=torch.float64)  # a constant beside flows is a bias
+        return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
+
+    args, kwargs = rebuild(args, plain), rebuild(kwargs, plain)
+    made = _all_of(run, node, args, kwargs) if run.mode.paths else None
+    if made is None:
+        made = called(run, node, args, kwargs)
+    gate = all(flow.gate for flow in flows)
+    reduced = node.op in ("sum", "mean", "interpolate") or "pool" in node.op
+
+    def flowing(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+            return run.settled(leaf, exponent, gate) if reduced else Flow(leaf, exponent, gate)
+        return leaf
+
+    return rebuild(made, flowing)
+
+
+def _all_of(run: Linear, node: Node, args: Any, kwargs: Any) -> Any:
+    """For an operation that picks one of several numbers: one that takes all; None for another operation."""
+    op, attrs = node.op, node.attrs
+    if op in ("maximum", "minimum"):
+        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        return sum(tensors[1:], tensors[0])
+    x = next(leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+    if op in ("amax", "amin", "max", "min"):
+        dims = attrs.get("dim")
+        if dims is None:
+            return x.sum()
+        total = x.sum(dims, bool(attrs.get("keepdim", False)))
+        return (total, called(run, node, args, kwargs)[1]) if op in ("max", "min") else total
+    if not op.startswith(("max_pool", "adaptive_max_pool")):
+        return None
+    spatial = int(op[-2])
+    if op.startswith("adaptive"):
+        made = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[spatial - 1](
+            x, attrs["output_size"]
+        )
+    elif set(attrs["dilation"]) == {1}:
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[spatial - 1]
+        made = pool(x, attrs["kernel_size"], attrs["stride"], attrs["padding"], bool(attrs.get("ceil_mode")))
+    else:
+        channels = x.shape[1]
+        ones = x.new_ones(channels, 1, *attrs["kernel_size"])
+        function = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
+        made = function(x, ones, None, attrs["stride"], attrs["padding"], attrs["dilation"], channels)
+    return (made, called(run, node, args, kwargs)[1]) if attrs.get("return_indices") else made
