@@ -29,7 +29,8 @@ from precut.errors import PrecutError
 
 def test_the_names():
     assert list_datasets() == [
-        "cifar10", "cifar100", "fashion-mnist", "fashion-mnist-sample", "imagenet", "mnist", "tiny-imagenet",
+        "cifar10", "cifar100", "circle-20", "circle-30", "circle-40", "fashion-mnist", "fashion-mnist-sample", "imagenet",
+        "linear-20", "linear-30", "linear-40", "mnist", "tiny-imagenet",
     ]  # fmt: skip
     assert list_datasets("cifar*") == ["cifar10", "cifar100"]
 

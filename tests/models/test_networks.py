@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from precut.models import create_model, list_models
+from precut.models._links import Links, PooledLinks
 from precut.models._registry import MODELS
 
 slow = pytest.mark.slow
@@ -65,7 +66,7 @@ def test_traceable_and_plain(name: str) -> None:
         assert torch.equal(traced(images), model(images))
     for module in model.modules():
         if list(module.parameters(recurse=False)) or list(module.buffers(recurse=False)):
-            assert type(module) in {nn.Conv2d, nn.Linear, nn.BatchNorm2d}
+            assert type(module) in {nn.Conv2d, nn.Linear, nn.BatchNorm2d, Links, PooledLinks}
         assert not getattr(module, "inplace", False)
 
 
@@ -77,9 +78,10 @@ def test_scaled_widths_are_multiples_of_eight(name: str, width_mult: float) -> N
         assert model(torch.randn(1, 3, 32, 32)).shape == (1, 10)
     # ShuffleNets split their stages, multiples of 8, in halves or quarters; with 3 groups of 24, in quarters.
     multiple = {"shufflenetv1": 6, "shufflenetv2": 4}.get(name, 8)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert norms
-    assert all(norm.num_features % multiple == 0 for norm in norms)
+    widths = [module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
+    widths = widths or [module.out_features for module in model.modules() if isinstance(module, nn.Linear)][:-1]
+    assert widths
+    assert all(width % multiple == 0 for width in widths)
 
 
 @slow

@@ -28,7 +28,7 @@ def test_list_models_is_sorted_and_globs() -> None:
 def test_every_promised_model_is_listed() -> None:
     promised = "resnet18 resnet34 resnet50 resnet8 resnet20 resnet32 resnet44 resnet56 resnet110 wide_resnet28_10 "
     promised += "wide_resnet16_8 wide_resnet50_2 vgg11 vgg13 vgg16 vgg19 mobilenetv1 mobilenetv2 shufflenetv1 "
-    promised += "shufflenetv2 speednet"
+    promised += "shufflenetv2 speednet random_densenet dense_mlp"
     assert set(promised.split()) <= set(list_models())
 
 
@@ -52,6 +52,11 @@ def test_spec_rebuilds_the_model(name: str) -> None:
         ("shufflenetv1", {"groups": 8}),
         ("resnet20", {"shortcut": "conv_bn"}),
         ("vgg11", {"head": "mlp"}),
+        ("dense_mlp", {"width": 9, "depth": 5, "links": 3, "in_features": 7, "seed": 4}),
+        (
+            "random_densenet",
+            {"depth": 4, "widths": (8, 9), "links": 5, "depthwise": True, "seed": 3, "official": True},
+        ),
     ],
 )
 def test_family_arguments_are_in_the_spec(name: str, kwargs: dict[str, object]) -> None:
@@ -111,6 +116,24 @@ def test_seed_decides_the_weights() -> None:
         ("speednet", {"widths": (1, 2)}, r"three whole numbers above 0 such as \(64, 256, 256\), got \(1, 2\)"),
         ("speednet", {"widths": 64}, r"three whole numbers above 0 such as \(64, 256, 256\), got 64"),
         ("speednet", {"widths": (8, 8, 8), "width_mult": 0.5}, "pass one of the two"),
+        ("dense_mlp", {"depth": 2}, "a cell of depth=2 has no layer that a long-range link could skip"),
+        ("dense_mlp", {"depth": 3.5}, "depth must be a whole number of at least 3; got 3.5"),
+        ("dense_mlp", {"links": -1}, "links must be a whole number of at least 0; got -1"),
+        ("dense_mlp", {"width": 0}, "width must be a whole number of at least 1; got 0"),
+        ("dense_mlp", {"in_features": 0}, "in_features must be a whole number of at least 1; got 0"),
+        ("random_densenet", {"depth": 1}, "a cell of depth=1 has no layer"),
+        ("random_densenet", {"links": [1, 2]}, r"links must be one number or one a cell, 3 here; got \[1, 2\]"),
+        ("random_densenet", {"links": -2}, "links must be a whole number of at least 0; got -2"),
+        ("random_densenet", {"widths": [8, 8]}, "got 2 widths: pass links too, one number or one a cell"),
+        (
+            "random_densenet",
+            {"widths": [8, 0], "links": 1},
+            "each of widths must be a whole number of at least 1; got 0",
+        ),
+        ("random_densenet", {"widths": 8}, r"widths must be a list such as \[32, 64, 128\], got 8"),
+        ("random_densenet", {"widths": [8], "links": 1, "width_mult": 0.5}, "pass one of the two"),
+        ("random_densenet", {"official": 1}, "official must be True or False; got 1"),
+        ("random_densenet", {"seed": -1}, "seed must be a whole number of at least 0; got -1"),
     ],
 )
 def test_wrong_arguments(name: str, kwargs: dict[str, object], message: str) -> None:

@@ -8,5 +8,18 @@ from precut.data._find import locate as locate
 from precut.data._known import list_datasets as list_datasets
 from precut.data._lazy import LazySplit as LazySplit
 from precut.data._load import load as load
+from precut.data._points import PointSplit as PointSplit
+from precut.data._points import segments as segments
 
-__all__ = ["Augment", "BatchLoader", "Dataset", "LazySplit", "Split", "list_datasets", "load", "locate"]
+__all__ = [
+    "Augment",
+    "BatchLoader",
+    "Dataset",
+    "LazySplit",
+    "PointSplit",
+    "Split",
+    "list_datasets",
+    "load",
+    "locate",
+    "segments",
+]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from precut.data import _cifar, _folder, _hub, _idx, _parquet, _tiny_imagenet
 from precut.data._known import KNOWN, Known
+from precut.data._points import is_made
 from precut.data._source import Reader, Source
 from precut.errors import PrecutError, unknown
 
@@ -47,6 +48,8 @@ def locate(name: str, root: str | os.PathLike[str] | None = None) -> str | None:
         name: one of :func:`list_datasets`.
         root: the folder that holds datasets; ``$PRECUT_DATA`` if None.
     """
+    if is_made(name):
+        return "made when loaded"
     known = KNOWN[name]
     source = find_known(name, known, root) if known.bundled else _below(_base(root)[0], known)[0]
     return None if source is None else source.place

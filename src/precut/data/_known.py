@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 
 from precut._registry import Registry
@@ -45,8 +46,11 @@ KNOWN: Registry[Known] = Registry("dataset", "precut.data.list_datasets()")
 
 
 def list_datasets(pattern: str = "*") -> list[str]:
-    """The names that :func:`load` knows, and that match the glob ``pattern``. It also takes any path."""
-    return KNOWN.names(pattern)
+    """The names that :func:`load` knows, and that match the glob ``pattern``. It also takes any path, and synthetic points
+    in any number of segments ("linear-25")."""
+    from precut.data._points import LISTED
+
+    return sorted([*KNOWN.names(pattern), *fnmatch.filter(LISTED, pattern)])
 
 
 _GARMENTS = (

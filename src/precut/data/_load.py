@@ -13,6 +13,7 @@ from precut.data._dataset import Dataset, Split, hold_out
 from precut.data._find import find_known, find_path
 from precut.data._known import KNOWN, Known
 from precut.data._lazy import LazySplit
+from precut.data._points import is_made, made
 from precut.data._source import Part, Source, Wanted, can_be_lazy
 from precut.errors import PrecutError
 
@@ -37,7 +38,8 @@ def load(
 
     A name is looked for below ``root``, or below ``$PRECUT_DATA`` where no root is given, as parquet files in the
     hub's schema, the official archive (packed or not), IDX files or folders; then on the hub through the ``datasets``
-    library. Small sets are decoded once and cached in ``$PRECUT_CACHE`` (``~/.cache/precut``).
+    library. Small sets are decoded once and cached in ``$PRECUT_CACHE`` (``~/.cache/precut``). "linear-20" to
+    "circle-40" are points that are made on the spot (:func:`segments`).
 
     Args:
         name: a name, or a path: a folder with ``train`` and ``test`` (or ``val``) parts in any of those formats, a
@@ -58,6 +60,12 @@ def load(
     _check(image_size, channels, test_fraction)
     label = os.fspath(name)
     known: Known | None = None
+    if is_made(label):
+        given = {"image_size": image_size, "channels": channels, "lazy": lazy, "test_fraction": test_fraction}
+        for option, value in given.items():
+            if value is not None:
+                raise PrecutError(f"load({label!r}) makes points, not images: leave {option}={value!r} out")
+        return made(label)
     if label in KNOWN:
         known = KNOWN[label]
         source = find_known(label, known, root)

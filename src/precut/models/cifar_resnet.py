@@ -29,6 +29,14 @@ class PadShortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return functional.pad(self.subsample(x), self.padding)
 
+    def take_channels_(self, axis: str, index: Tensor) -> None:
+        """Keeps the channels of zeros that ``index`` (int64, counted over those before and then those after the old
+        channels) names, in place; the axis is "pad"."""
+        if axis != "pad":
+            raise unknown("axis of PadShortcut", axis, ("pad",))
+        before = int((index < self.padding[4]).sum())
+        self.padding = (0, 0, 0, 0, before, len(index) - before)
+
     def extra_repr(self) -> str:
         return f"padding={self.padding}"
 
