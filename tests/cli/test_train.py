@@ -122,3 +122,43 @@ def test_summary_of_a_name(precut) -> None:
     assert found["params"] < 0.55 * found["params_dense"]
     text = precut("summary", "resnet20", "--support", "PSD4_P16", "--depth", 1, "--storage").out
     assert "total" in text
+
+
+def test_supports_that_move(precut, words, tmp_path) -> None:
+    done = precut(*words, "--move", "rigl", "--move-set", "every=1", "end=1.0", "fraction=0.5", "--json")
+    assert done.code == 0, done.err
+    fixed = precut(*words, "--json", "--overwrite", "--name", "fixed")
+    moved, still = json.loads(done.out), json.loads(fixed.out)
+    assert (moved["params"], moved["macs"]) == (still["params"], still["macs"])
+    names = ("first", "fixed")
+    tables = [library.load(tmp_path / "runs" / name / "model.safetensors").groups[1].conv1.support for name in names]
+    assert tables[0].nnz == tables[1].nnz
+    assert tables[0] != tables[1]
+    assert json.loads((tmp_path / "runs" / "first" / "config.json").read_text())["callbacks"] == [
+        {
+            "MovingSupports": {
+                "rule": "rigl",
+                "every": 1,
+                "fraction": 0.5,
+                "end": 1.0,
+                "unit": "auto",
+                "period": None,
+                "ignored_layers": [],
+                "seed": 7,
+            }
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--move", "rigel"), "unknown growth rule 'rigel': did you mean 'rigl'?"),
+        (("--move-set", "every=3"), "--move-set needs --move RULE (rigl or set)"),
+        (("--move", "set", "--move-set", "evry=3"), "unknown option of moving supports 'evry': did you mean 'every'?"),
+    ],
+)
+def test_wrong_moves_begin_no_run(precut, words, tmp_path, given: tuple[str, ...], message: str) -> None:
+    done = precut(*words, *given)
+    assert (done.code, done.err[-1]) == (2, f"precut: error: {message}")
+    assert not (tmp_path / "runs").exists()

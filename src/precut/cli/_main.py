@@ -20,9 +20,14 @@ COMMANDS = {
     "eval": "loss and accuracy of a saved model",
     "summary": "parameters and multiply-adds of a model or a saved model, beside dense",
     "bench": "precut's engine against every other engine that is installed, in turns",
+    "prune": "choose a network's weights before training: synflow, snip, magnitude and others",
+    "design": "networks of a wanted NN-Mass within budgets, without training",
     "export": "a saved model as ONNX or as a file for libprecut, checked against torch",
     "list": "the names that other commands take: models, supports, data, recipes, claims, kernels",
     "checks": "what this machine and this installation offer",
+    "profile": "measure saved models here: time, accuracy, the frontier; record traces under load",
+    "replay": "judge policies for deadlines on a recorded or made trace",
+    "search": "grow a family of networks, train and time them, keep what nothing beats",
     "reproduce": "work through the training runs of a claim and show their results",
 }
 _USAGE = 2  # exit code of everything that the user can put right

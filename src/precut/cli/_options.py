@@ -6,14 +6,25 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from precut.cli._parser import assignments, number, seed, whole
+from precut.errors import PrecutError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from precut.data import Dataset
-    from precut.training import Recipe
+    from precut.training import MovingSupports, Recipe
 
-__all__ = ["add_data", "add_model", "add_recipe", "build", "channels_of", "load_data", "recipe_of"]
+__all__ = [
+    "add_data",
+    "add_model",
+    "add_moves",
+    "add_recipe",
+    "build",
+    "channels_of",
+    "load_data",
+    "moves_of",
+    "recipe_of",
+]
 
 
 def add_data(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -94,3 +105,27 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         if value is not None:
             changes[name] = value
     return load_recipe(arguments.recipe, **changes)
+
+
+def add_moves(parser: argparse.ArgumentParser) -> None:
+    """``--move``: supports that move while the network trains."""
+    parser.add_argument("--move", metavar="RULE", help="let the supports move: rigl (largest gradient) or set (random)")
+    parser.add_argument(
+        "--move-set",
+        metavar="NAME=VALUE",
+        nargs="+",
+        default=[],
+        help="how: every=100 fraction=0.3 end=0.75 unit=weights period=8",
+    )
+
+
+def moves_of(arguments: argparse.Namespace) -> list[MovingSupports]:
+    """The callback that ``--move`` asks for, if it does."""
+    from precut.training import MovingSupports
+
+    options = assignments(arguments.move_set, "--move-set")
+    if arguments.move is None:
+        if options:
+            raise PrecutError("--move-set needs --move RULE (rigl or set)")
+        return []
+    return [MovingSupports.of({"rule": arguments.move, "seed": arguments.seed, **options})]

@@ -9,7 +9,19 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from precut.cli._options import add_data, add_model, add_recipe, build, channels_of, load_data, recipe_of
+from precut.cli._dynamic import add_dynamic, train_dynamic
+from precut.cli._options import (
+    add_data,
+    add_model,
+    add_moves,
+    add_recipe,
+    build,
+    channels_of,
+    load_data,
+    moves_of,
+    recipe_of,
+)
+from precut.cli._pruning import add_pruning, prune_by, wants_pruning
 from precut.cli._show import say, show
 from precut.errors import PrecutError
 
@@ -22,6 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data(parser, "fashion-mnist-sample")
     parser.add_argument("--image-size", metavar="N", type=int, help="bring all images to this side in pixels")
     add_recipe(parser, "modern-cifar")
+    add_pruning(parser)
+    add_moves(parser)
+    add_dynamic(parser)
     parser.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda, cuda:1 or mps (default cpu)")
     parser.add_argument("--name", metavar="NAME", help="of the run (default MODEL-SUPPORT-DATA-sSEED)")
     parser.add_argument("--runs-dir", metavar="FOLDER", default="runs", help="default runs")
@@ -34,7 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _folder(arguments: argparse.Namespace) -> Path:
     name = arguments.name
     if name is None:
-        parts = f"{arguments.model}-{arguments.support}-{Path(arguments.data).name}-s{arguments.seed}"
+        form = arguments.support
+        if wants_pruning(arguments):
+            form = f"{arguments.score or 'synflow'}-{arguments.density or arguments.structure or 'given'}"
+        parts = f"{arguments.model}-{form}-{Path(arguments.data).name}-s{arguments.seed}"
         name = re.sub(r"[^\w.-]", "_", parts)
     if name in ("", ".", "..") or Path(name).name != name:
         raise PrecutError(f"--name must be the name of one folder below {arguments.runs_dir!r}; got {name!r}")
@@ -58,11 +76,25 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if arguments.resume and arguments.overwrite:
         raise PrecutError("--resume and --overwrite exclude each other; choose one")
+    if arguments.dynamic_set and not arguments.dynamic:
+        raise PrecutError("--dynamic-set needs --dynamic SHARE ... (such as 1 0.5 0.25)")
+    if wants_pruning(arguments) and (arguments.support != "dense" or arguments.dynamic):
+        raise PrecutError("--score, --density and the like choose the weights: leave --support and --dynamic out")
+    moves = moves_of(arguments)
     dataset = load_data(arguments, arguments.image_size)
     channels, side = channels_of(dataset)
     model = build(arguments, dataset.num_classes, side, channels)
+    if arguments.dynamic:
+        train_dynamic(arguments, model, dataset, recipe, folder)
+        return
+    support = arguments.support
+    if wants_pruning(arguments):
+        model, report = prune_by(arguments, model, torch.zeros(1, channels, side, side), dataset)
+        support = f"{report.score} {report.structure or 'weights'}"
+        for line in report.warnings:
+            say(f"warning: {line}")
     counts = summary(model, torch.zeros(1, channels, side, side))
-    say(f"{arguments.model}, support {arguments.support}, on {dataset.name}: {recipe.epochs} epochs into {folder}")
+    say(f"{arguments.model}, support {support}, on {dataset.name}: {recipe.epochs} epochs into {folder}")
     try:
         result = fit(
             model,
@@ -74,6 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
+            callbacks=moves,
         )
     except TrainingInterrupted as stop:
         again = shlex.join([word for word in arguments.words if word != "--overwrite"])
@@ -82,7 +115,7 @@ def run(arguments: argparse.Namespace) -> None:
     row: dict[str, Any] = {
         "run": str(folder),
         "model": arguments.model,
-        "support": arguments.support,
+        "support": support,
         "params": counts.params,
         "params_dense": counts.params_dense,
         "macs": counts.macs,

@@ -9,6 +9,7 @@ from precut.measure._compare import Comparison as Comparison
 from precut.measure._compare import Ratio as Ratio
 from precut.measure._compare import compare_latency as compare_latency
 from precut.measure._compare import paired_ratio as paired_ratio
+from precut.measure._constraints import Constraints as Constraints
 from precut.measure._energy import EnergyCounter as EnergyCounter
 from precut.measure._energy import EnergyReading as EnergyReading
 from precut.measure._energy import energy_counters as energy_counters
@@ -33,6 +34,7 @@ from precut.measure._traffic import traffic as traffic
 __all__ = [
     "HOROWITZ_45NM",
     "Comparison",
+    "Constraints",
     "EnergyConstants",
     "EnergyCounter",
     "EnergyReading",

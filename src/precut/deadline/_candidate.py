@@ -1,0 +1,160 @@
+"""One candidate of a search, for real: built, timed on the engine, trained, validated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from precut.data import Dataset
+from precut.data import load as load_data
+from precut.deadline._quantiles import quantile
+from precut.engine import compile as compile_model
+from precut.errors import PrecutError
+from precut.layers import sparsify
+from precut.measure import summary
+from precut.models import create_model
+from precut.pruning import prune
+from precut.training import Callback, TrainState, fit, load_recipe
+
+__all__ = ["Halved", "Measured", "Rejected", "Report", "evaluate"]
+
+_OWN = ("model", "width_mult", "support", "resolution", "density")
+
+# (fraction of the training that is done, accuracy so far): may raise Halved
+Report = Callable[[float, float], None]
+
+
+class Halved(Exception):  # noqa: N818 (it is no error)
+    """The candidate is stopped early: others are better for what it costs."""
+
+
+class Rejected(Exception):  # noqa: N818
+    """The candidate cannot be: its parts do not go together."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a candidate costs and gives.
+
+    Attributes:
+        seconds: of a call.
+        accuracy: on validation images, 0 to 1.
+        facts: JSON-able, kept beside: parameters, MACs, the folder of its run.
+    """
+
+    seconds: float
+    accuracy: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=4)
+def _dataset(name: str, root: str | None, per_class: int | None, side: int | None) -> Dataset:
+    dataset = load_data(name, root=root, image_size=side)
+    return dataset if per_class is None else dataset.take(per_class)
+
+
+def build(candidate: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Module:
+    """The untrained network of a candidate."""
+    channels, side, _ = dataset.image_shape
+    own = {name: value for name, value in candidate.items() if name not in _OWN}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = create_model(
+            candidate.get("model", "resnet20"),
+            num_classes=dataset.num_classes,
+            input_size=side,
+            in_channels=channels,
+            width_mult=candidate.get("width_mult", 1.0),
+            **own,
+        )
+    support, density = candidate.get("support", "dense"), candidate.get("density", 1.0)
+    if support != "dense":
+        if density < 1:
+            raise Rejected(f"support {support} and density {density} both take weights away; one of them must not")
+        return sparsify(model, support, seed=seed)
+    if density < 1:
+        example = torch.zeros(1, channels, side, side)
+        return prune(model, "synflow", density, example, rounds=20, seed=seed)[0]
+    return model
+
+
+def seconds_of(model: nn.Module, example: torch.Tensor, threads: int, rounds: int) -> float:
+    """The median time of a compiled call. A search compares candidates by it, measured at different moments on a machine
+    that trains meanwhile: ``precut profile`` measures those that are kept side by side."""
+    run = compile_model(model, example, threads=threads)
+    for _ in range(3):
+        run(example)
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run(example)
+        times.append(time.perf_counter() - start)
+    return quantile(times, 0.5)
+
+
+class _Rungs(Callback):
+    """Reports the validation accuracy after every epoch."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        accuracy = state.history[-1].get("val_accuracy")
+        if accuracy is not None and state.epoch < state.recipe.epochs:
+            self.report(state.epoch / state.recipe.epochs, accuracy)
+
+
+def evaluate(candidate: Mapping[str, Any], settings: Mapping[str, Any], folder: Path, report: Report) -> Measured:
+    """Builds, times and trains a candidate; an interrupted training goes on from ``folder``.
+
+    Args:
+        candidate: values of the search space.
+        settings: ``data``, ``data_root``, ``per_class``, ``recipe``, ``changes`` (of the recipe), ``batch``, ``threads``,
+            ``timing_rounds``, ``seed``.
+        folder: of the run.
+        report: told the time of a call as ``report(0, seconds)`` first, then accuracies.
+
+    Raises:
+        Halved: as ``report`` says.
+        Rejected: the candidate cannot be built, or not run.
+    """
+    side = candidate.get("resolution")
+    dataset = _dataset(settings["data"], settings.get("data_root"), settings.get("per_class"), side)
+    example = torch.zeros(settings.get("batch", 1), *dataset.image_shape)
+    threads = settings.get("threads", 1)
+    seed = settings.get("seed", 0)
+    try:
+        model = build(candidate, dataset, seed)
+        counts = summary(model, example[:1])
+        seconds = seconds_of(model, example, threads, settings.get("timing_rounds", 50))
+    except PrecutError as error:
+        raise Rejected(str(error)) from None
+    report(0.0, seconds)
+    recipe = load_recipe(settings["recipe"]).replace(**settings.get("changes", {}))
+    result = fit(
+        model,
+        dataset,
+        recipe,
+        run_dir=folder,
+        seed=seed,
+        threads=threads,
+        resume=(folder / "config.json").exists(),
+        progress=False,
+        callbacks=[_Rungs(report)],
+    )
+    if result.val_accuracy is None:
+        raise PrecutError("a search needs validation images; set val_count of the recipe")
+    facts = {
+        "params": counts.params,
+        "macs": counts.macs,
+        "seconds_trained": result.seconds,
+        "run": str(folder),
+    }
+    return Measured(seconds, result.val_accuracy, facts)
