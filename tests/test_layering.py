@@ -33,7 +33,20 @@ MODULES = {
     ".".join(("precut", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in FILES
 }
-HEAVY = ("matplotlib", "pyarrow", "PIL", "lightning", "lightning_fabric", "datasets", "yaml", "tensorboard")
+HEAVY = (
+    "matplotlib",
+    "pyarrow",
+    "PIL",
+    "lightning",
+    "lightning_fabric",
+    "datasets",
+    "yaml",
+    "tensorboard",
+    "optuna",
+    "ray",
+    "sqlalchemy",
+    "psycopg",
+)
 FOREIGN = ("torchvision", "timm", "torchaudio", "tensorflow", "sklearn", "scipy", "pandas")
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from precut.measure import summary as summary
     from precut.models import create_model as create_model
     from precut.models import list_models as list_models
+    from precut.pruning import prune as prune
     from precut.training import param_groups as param_groups
 
 __version__ = "0.1.0"
@@ -31,6 +32,8 @@ _ROOMS = (
     "bench",
     "checkpoint",
     "data",
+    "deadline",
+    "dynamic",
     "engine",
     "experiments",
     "graph",
@@ -38,9 +41,11 @@ _ROOMS = (
     "measure",
     "models",
     "ops",
+    "pruning",
     "report",
     "runtime",
     "supports",
+    "topology",
     "training",
 )
 _NAMES = {
@@ -53,6 +58,7 @@ _NAMES = {
     "SparseLinear": "layers",
     "compile": "engine",
     "export": "engine",
+    "prune": "pruning",
     "summary": "measure",
     "save": "checkpoint",
     "load": "checkpoint",

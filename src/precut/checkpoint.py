@@ -22,29 +22,39 @@ from torch import nn
 
 from precut._files import atomic_write
 from precut.errors import PrecutError
-from precut.layers import SparseLayer, replace_layer_, sparse_like
+from precut.layers import SparseLayer, replace_layer_, scatter_, scattered, skip_block_, sparse_like
 from precut.models import create_model
-from precut.supports import Support, from_spec
+from precut.models.cifar_resnet import PadShortcut
+from precut.supports import Support, Unstructured, from_spec
 
-__all__ = ["load", "read_spec", "save"]
+__all__ = ["load", "read_beside", "read_spec", "save"]
 
 FORMAT = "precut-model-1"
+_BESIDE = "beside/"  # no module's name holds a slash
 
 # Sizes that editing channels changes, by layer type; what differs from the freshly built model is written to the spec.
 _SIZES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv2d: ("in_channels", "out_channels", "groups"),
     nn.Linear: ("in_features", "out_features"),
+    nn.BatchNorm1d: ("num_features",),
     nn.BatchNorm2d: ("num_features",),
+    PadShortcut: ("padding",),
 }
 
 
-def save(model: nn.Module, path: str | Path, extra: Mapping[str, Any] | None = None) -> Path:
+def save(
+    model: nn.Module,
+    path: str | Path,
+    extra: Mapping[str, Any] | None = None,
+    beside: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
     """Writes ``model`` to ``path`` (atomically) and returns the path.
 
     Args:
         model: any module; one from ``create_model`` (sparsified or not) can be loaded from the file alone.
         path: usually ``*.safetensors``.
         extra: JSON-able facts to keep beside the model (accuracy, recipe); ``read_spec(path)["extra"]`` gives them back.
+        beside: further tensors to keep in the file, which ``load`` leaves out; ``read_beside(path)`` gives them back.
     """
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
@@ -70,10 +80,17 @@ def save(model: nn.Module, path: str | Path, extra: Mapping[str, Any] | None = N
             for name, layer in model.named_modules(remove_duplicate=False)
             if isinstance(layer, SparseLayer)
         },
+        "scattered": {
+            name: found.maker.to_spec()
+            for name, layer in model.named_modules(remove_duplicate=False)
+            if (found := scattered(layer)) is not None
+        },
         "resized": _resized(model),
         "aliases": aliases,
         "extra": dict(extra or {}),
     }
+    if beside:
+        tensors |= {f"{_BESIDE}{name}": value.detach().cpu().contiguous() for name, value in beside.items()}
     try:
         text = json.dumps(spec, sort_keys=True)
     except TypeError as error:
@@ -94,10 +111,13 @@ def _checksum(tensors: Mapping[str, torch.Tensor], text: str) -> str:
 
 def _build(spec: Mapping[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # loading must not disturb a run's random numbers
-        return create_model(spec["model"], **spec["kwargs"])
+        model = create_model(spec["model"], **spec["kwargs"])
+    for name, tail in spec.get("skipped", {}).items():  # a subnet's blocks without their branch
+        skip_block_(model, name, tail)
+    return model
 
 
-def _resized(model: nn.Module) -> dict[str, dict[str, int]]:
+def _resized(model: nn.Module) -> dict[str, dict[str, Any]]:
     spec = getattr(model, "precut_spec", None)
     if spec is None:
         return {}
@@ -142,6 +162,12 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def read_spec(path: str | Path) -> dict[str, Any]:
     """The JSON spec of a model file: "model", "supports", "extra". The file is checked like in ``load``."""
     return _read(path)[0]
+
+
+def read_beside(path: str | Path) -> dict[str, torch.Tensor]:
+    """The further tensors of a model file, by name."""
+    tensors = _read(path)[1]
+    return {name.removeprefix(_BESIDE): value for name, value in tensors.items() if name.startswith(_BESIDE)}
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -189,13 +215,30 @@ def _assemble(
                 raise PrecutError(f"layer {name!r} of the given model has {layer.support}; {path!r} has {support}")
         else:
             replace_layer_(made, name, _sparse_sized(layer, support))
-    state = dict(tensors)
+    for name, entry in spec.get("scattered", {}).items():
+        maker, layer = from_spec(entry), made.get_submodule(name)
+        known = scattered(layer)
+        if known is None and isinstance(maker, Unstructured):
+            scatter_(layer, maker)
+        elif known is None or known.maker != maker:
+            raise PrecutError(f"layer {name!r} of the given model has other compact weights than {path!r}")
+    state = {name: value for name, value in tensors.items() if not name.startswith(_BESIDE)}
     for name, other in spec["aliases"].items():
         state[name] = tensors[other]
     _check_state(made, state, path)
     _cast_(made, state)
+    _tie_(made, spec["aliases"])
     made.load_state_dict(state)
     return made.eval()
+
+
+def _tie_(made: nn.Module, aliases: Mapping[str, str]) -> None:
+    """Makes parameters one again that were one when they were saved: layers made sparse were made one by one."""
+    parameters = dict(made.named_parameters(remove_duplicate=False))
+    for name, other in aliases.items():
+        if name in parameters and other in parameters and parameters[name].shape == parameters[other].shape:
+            path, _, attribute = name.rpartition(".")
+            made.get_submodule(path)._parameters[attribute] = parameters[other]
 
 
 def _check_state(made: nn.Module, state: Mapping[str, torch.Tensor], path: str) -> None:
@@ -220,7 +263,13 @@ def _cast_(made: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
             value.data = value.data.to(state[name].dtype)
 
 
-def _resize_(module: nn.Module, sizes: Mapping[str, int], path: str) -> None:
+def _resize_(module: nn.Module, sizes: Mapping[str, Any], path: str) -> None:
+    if isinstance(module, PadShortcut):
+        padding = sizes.get("padding")
+        if not isinstance(padding, list) or len(padding) != 6 or not all(isinstance(v, int) for v in padding):
+            raise PrecutError(f"{path!r} resizes a PadShortcut by {dict(sizes)}, which it cannot")
+        module.padding = (0, 0, 0, 0, max(0, padding[4]), max(0, padding[5]))
+        return
     if set(sizes) != set(_SIZES.get(type(module), ())) or not all(isinstance(v, int) and v > 0 for v in sizes.values()):
         raise PrecutError(f"{path!r} resizes a {type(module).__name__} by {dict(sizes)}, which it cannot")
     for key, value in sizes.items():

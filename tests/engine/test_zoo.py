@@ -24,7 +24,10 @@ ROOT = Path(__file__).parent.parent.parent
 def network(name: str, support: str = "dense", seed: int = 0) -> nn.Module:
     """With batch norms that do something: fresh ones are the identity and would hide a wrong fold."""
     torch.manual_seed(seed)
-    model = precut.sparsify(precut.create_model(name, width_mult=0.5), support).eval()
+    # The MLP has no convolution that could take a support.
+    model = precut.sparsify(
+        precut.create_model(name, width_mult=0.5), "dense" if name == "dense_mlp" else support
+    ).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2)

@@ -1,6 +1,8 @@
 """Claims as data, and the queue: what is finished is kept, what is interrupted is resumed."""
 
 import csv
+import dataclasses
+import json
 
 import pytest
 import torch
@@ -9,7 +11,10 @@ import yaml
 import precut
 from precut import data
 from precut.experiments import list_claims, load_claim, read_rows, run_claim, spread
+from precut.experiments._runner import build, recipe_of
 from precut.measure import summary
+from precut.supports import ClassTable
+from precut.training import MovingSupports
 
 QUEUE = {
     "question": "does it run?",
@@ -27,23 +32,81 @@ QUEUE = {
 def queue(tmp_path):
     def write(**changes):
         path = tmp_path / "tiny.yaml"
-        path.write_text(yaml.safe_dump({**QUEUE, **changes}))
+        path.write_text(yaml.safe_dump({**QUEUE, **changes}, sort_keys=False))
         return path
 
     return write
 
 
-@pytest.mark.parametrize("name", list_claims())
-def test_bundled_claims_can_be_built(name):
-    from precut.experiments._runner import recipe_of
+@pytest.fixture(scope="module")
+def noise():
+    """Noise in the form of CIFAR-10."""
+    images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split = data.Split(images, torch.arange(40) % 10, "noise")
+    return data.Dataset("noise", split, split, [str(n) for n in range(10)], (0.5,) * 3, (0.25,) * 3)
 
+
+@pytest.mark.parametrize("name", list_claims())
+def test_bundled_claims_can_be_built(name, noise):
     claim = load_claim(name)
     assert claim.question
     assert claim.data in data.list_datasets()
     for run in claim.runs:
         recipe_of(run)
-        model = precut.create_model(run.model, input_size=claim.input_size, **run.kwargs)
-        precut.sparsify(model, run.support, ignored_layers=run.ignored_layers, init=run.init)
+        MovingSupports.of(run.move or {})
+        assert run.described
+        if run.prune is not None:  # one round says whether the words can be read
+            run = dataclasses.replace(run, prune={**run.prune, "rounds": 1, "images": 20})
+        if claim.input_size == 32:
+            build(run, noise, claim.input_size)
+
+
+@pytest.mark.slow
+def test_budgets_of_moving_supports_are_met(noise):
+    x = torch.zeros(1, 3, 32, 32)
+    budget = summary(precut.create_model("speednet", width_mult=0.5), x).macs / 5.6
+    for run in load_claim("moving-supports").runs:
+        assert summary(build(run, noise, 32), x).macs == pytest.approx(budget, rel=0.03), run.name
+
+
+def test_supports_by_layer(queue, noise):
+    support = {"groups.2.conv2": "dense", "groups.0.*": "center", "*": {"kind": "nm", "n": 2, "m": 4}}
+    path = queue(runs=[{"name": "a", "model": "speednet", "kwargs": {"widths": [8, 8, 8]}, "support": support}])
+    run = load_claim(path).runs[0]
+    layers = {name: layer for name, layer in build(run, noise, 32).named_modules() if "conv" in name}
+    found = {name: str(layer.support.maker) if hasattr(layer, "support") else "dense" for name, layer in layers.items()}
+    assert found == {
+        "groups.0.conv1": "center",
+        "groups.0.conv2": "center",
+        "groups.1.conv1": "2:4",
+        "groups.1.conv2": "2:4",
+        "groups.2.conv1": "2:4",
+        "groups.2.conv2": "dense",
+    }
+    assert run.described == "dense, center, 2:4"
+
+
+def test_pruned_and_moved_runs_leave_their_rows(queue, tmp_path):
+    runs = [
+        {
+            "name": "p",
+            "model": "speednet",
+            "kwargs": {"widths": [4, 8, 8]},
+            "ignored_layers": ["stem", "head"],
+            "prune": {"score": "snip", "structure": "class:2", "density": 0.5, "images": 50},
+            "move": {"every": 5, "end": 1.0},
+        }
+    ]
+    rows = run_claim(load_claim(queue(runs=runs)), tmp_path / "r.csv", tmp_path / "runs", progress=False)
+    assert rows[0]["support"] == "snip class:2, moved by rigl"
+    assert (json.loads(rows[0]["prune"]), json.loads(rows[0]["move"])) == (runs[0]["prune"], runs[0]["move"])
+    assert int(rows[0]["macs"]) < int(rows[0]["macs_dense"])
+    model = precut.load(tmp_path / "runs" / "tiny" / "p-s0" / "model.safetensors")
+    fresh = build(load_claim(queue(runs=runs)).runs[0], data.load("fashion-mnist-sample"), 28)
+    moved, began = (m.groups[1].conv1.support for m in (model, fresh))
+    assert isinstance(moved.maker, ClassTable)
+    assert moved != began
+    assert moved.nnz == began.nnz
 
 
 def test_budgets_of_the_budget_frontier_are_met():
@@ -95,6 +158,10 @@ WRONG = {
     "the same twice": (
         lambda queue: load_claim(queue(runs=[{"name": "a", "model": "speednet"}] * 2)),
         "claim 'tiny' has the run 'a-s0' twice; names with seeds must differ",
+    ),
+    "support and prune": (
+        lambda queue: load_claim(queue(runs=[{"name": "a", "model": "m", "support": "dense", "prune": {}}])),
+        "run 'a' of claim 'tiny' has both support and prune; choose one",
     ),
     "nothing chosen": (
         lambda queue: run_claim(load_claim(queue()), queue().parent / "r.csv", queue().parent, only="c*"),

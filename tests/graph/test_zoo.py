@@ -18,7 +18,7 @@ SUPPORTS = [None, "PSD4_P8", *(pytest.param(name, marks=pytest.mark.slow) for na
 
 def make(name: str, support: str | None, width: float = 0.25) -> tuple[nn.Module, torch.Tensor, Graph]:
     model = precut.create_model(name, width_mult=width)
-    if support is not None:
+    if support is not None and name != "dense_mlp":  # it has no convolution
         model = precut.sparsify(model, support)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 32, 32, generator=generator, dtype=torch.float64)
@@ -36,9 +36,25 @@ def halves(spaces: ChannelSpaces, seed: int) -> dict[ChannelSpace, torch.Tensor]
     }
 
 
+def with_picks(spaces: ChannelSpaces, kept: dict[ChannelSpace, torch.Tensor]) -> dict[ChannelSpace, torch.Tensor]:
+    """``kept`` without the entries of index buffers whose channels are gone: they go with them."""
+    kept = dict(kept)
+    found = spaces.analysis.found.gathers
+    for _ in found:  # a pick may pick from picks
+        for gather in found:
+            sources, picks = spaces.members(gather.sources), spaces.members(gather.codes)
+            for k in range(len(gather.codes)):
+                source, pick = spaces[int(sources[0][k])], spaces[int(picks[0][k])]
+                if source in kept and int(sources[1][k]) not in kept[source]:
+                    left = kept.get(pick, torch.arange(pick.size))
+                    kept[pick] = left[left != int(picks[1][k])]
+    return kept
+
+
 def with_zeros(model: nn.Module, spaces: ChannelSpaces, kept: dict[ChannelSpace, torch.Tensor]) -> nn.Module:
     """The model with zeros in the weights that read channels which are not kept."""
     model = copy.deepcopy(model)
+    kept = with_picks(spaces, kept)
     with torch.no_grad():
         for space, index in kept.items():
             gone = [k for k in range(space.size) if k not in set(index.tolist())]
@@ -61,7 +77,8 @@ def test_graphs_run_as_the_model_does(name: str) -> None:
     graph = capture(model, torch.randn(2, 3, 32, 32))
     graph.verify()
     graph.verify(torch.randn(1, 3, 32, 32))
-    graph.verify(torch.randn(3, 3, 48, 40))
+    if name != "dense_mlp":
+        graph.verify(torch.randn(3, 3, 48, 40))
     assert len(graph.layers()) == sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in model.modules())
     assert not [node.op for node in graph.nodes if node.op.startswith("torch.")]
 

@@ -32,7 +32,10 @@ def test_c_example(tmp_path: Path) -> None:
     precut.export(model, tmp_path / "m.precut", x[:1])
     x.numpy().tofile(tmp_path / "x.f32")
     done = subprocess.run(
-        [str(program), str(tmp_path / "m.precut"), "3", str(tmp_path / "x.f32")], check=True, capture_output=True, text=True
+        [str(program), str(tmp_path / "m.precut"), "3", str(tmp_path / "x.f32")],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     found = np.array([float(word) for word in done.stdout.split()])
     with runtime.load(tmp_path / "m.precut") as loaded:

@@ -48,6 +48,9 @@ def compile(model: nn.Module, example_inputs: Any, threads: int | None = None, a
         whole("threads", threads)
     if not isinstance(autotune, bool):
         raise PrecutError(f"autotune must be True or False; got {autotune!r}")
+    own = getattr(model, "__precut_compile__", None)
+    if own is not None:  # a model of several networks makes each ready
+        return own(example_inputs, threads, autotune)
     mode = _mode()
     graph = capture(model, example_inputs)
     _check(graph)

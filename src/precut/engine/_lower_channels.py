@@ -29,7 +29,7 @@ def _cat(node: Node, p: Program) -> Operand:
     parts = node.bound.get("tensors", ())
     if node.attrs.get("dim", 0) != 1:
         raise UnsupportedError("it does not join channels, dimension 1")
-    operands = [p.operand(part) for part in parts]
+    operands = [p.operand(part) for part in parts if not isinstance(part, Value) or part.shape[1]]
     if len({operand.rank for operand in operands}) != 1:
         raise UnsupportedError("it joins a flat tensor with a map")
     if len(operands) == 1:
@@ -75,7 +75,10 @@ def _flip(node: Node, p: Program) -> Operand:
 def _index_select(node: Node, p: Program) -> Operand:
     if node.attrs["dim"] != 1:
         raise UnsupportedError("it does not take channels, dimension 1")
-    return _take(p.operand(node.input), _numbers(node, node.bound["index"]), p)
+    numbers = _numbers(node, node.bound["index"])
+    if not numbers and all(reader.op == "cat" for reader in node.output.consumers):
+        return p.operand(node.input)  # stands for a tensor without channels, which a concatenation leaves out
+    return _take(p.operand(node.input), numbers, p)
 
 
 def _numbers(node: Node, item: Any) -> list[int]:

@@ -10,32 +10,69 @@ from pathlib import Path
 from typing import Any
 
 from precut.errors import PrecutError, unknown
+from precut.supports import SupportMaker, from_spec, parse
 
 __all__ = ["Claim", "Run", "list_claims", "load_claim"]
 
-_RUN_KEYS = ("name", "model", "kwargs", "support", "ignored_layers", "init", "recipe", "seeds", "group")
+_RUN_KEYS = (
+    *("name", "model", "kwargs", "support", "prune", "move", "ignored_layers", "init", "recipe", "seeds", "group"),
+    "dynamic",
+)
 _CLAIM_KEYS = ("question", "data", "input_size", "recipe", "runs")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a model, its support, a recipe with changes, and one seed (of weights, order and augmentation)."""
+    """One training: a model, its support, a recipe with changes, and one seed (of weights, order and augmentation).
+
+    Attributes:
+        support: a name; a maker's spec ({kind: ...}); or either for each glob of layer names, the first that matches
+            counting and the rest staying dense. Not used where ``prune`` is given.
+        prune: arguments of ``precut.prune`` (score, density, structure, ...) and ``images``, how many training images
+            a score that needs data gets (default 500); None where the support is pre-defined.
+        move: options of ``MovingSupports``, or None where the supports stay.
+        dynamic: a ladder of subnets, or one of them alone; see ``experiments._dynamic``.
+        init: "fresh" draws new weights on the support; "project" keeps those that the dense network had there.
+    """
 
     name: str
     seed: int
     model: str
     kwargs: Mapping[str, Any]
-    support: str
+    support: str | Mapping[str, Any]
     recipe: str
     changes: Mapping[str, Any]
     ignored_layers: tuple[str, ...] = ()
     init: str = "fresh"
     group: str = ""
+    prune: Mapping[str, Any] | None = None
+    move: Mapping[str, Any] | None = None
+    dynamic: Mapping[str, Any] | None = None
 
     @property
     def key(self) -> str:
         """Names the run's folder and its row."""
         return f"{self.name}-s{self.seed}"
+
+    @property
+    def supports(self) -> list[tuple[str, SupportMaker]]:
+        """(glob of layer names, support), in the order in which they are tried."""
+        if isinstance(self.support, str) or "kind" in self.support:
+            return [("*", _maker(self.support))]
+        return [(str(pattern), _maker(given)) for pattern, given in self.support.items()]
+
+    @property
+    def described(self) -> str:
+        """The support in a few words, for tables: "PS4_P4", "synflow class:4, moved by rigl"."""
+        if self.prune is not None:
+            words = f"{self.prune.get('score', 'synflow')} {self.prune.get('structure') or 'weights'}"
+        else:
+            words = ", ".join(dict.fromkeys(str(maker) for _, maker in self.supports))
+        return words if self.move is None else f"{words}, moved by {self.move.get('rule', 'rigl')}"
+
+
+def _maker(given: str | Mapping[str, Any]) -> SupportMaker:
+    return parse(given) if isinstance(given, str) else from_spec(given)
 
 
 @dataclass(frozen=True)
@@ -64,8 +101,8 @@ def load_claim(name_or_path: str | Path) -> Claim:
     """A claim by its name, or from a YAML file.
 
     The file has ``question``, ``data`` (a dataset), ``recipe`` ({name: ..., and changed fields}) and ``runs``: each with
-    ``name``, ``model``, ``kwargs``, ``support``, and if need be ``ignored_layers``, ``init``, ``recipe`` (further
-    changes), ``seeds`` (default [0]) and ``group`` (what it is compared within).
+    ``name``, ``model``, ``kwargs``, ``support`` or ``prune``, and if need be ``move``, ``ignored_layers``, ``init``,
+    ``recipe`` (further changes), ``seeds`` (default [0]) and ``group`` (what it is compared within). See ``Run``.
     """
     import yaml
 
@@ -94,6 +131,8 @@ def load_claim(name_or_path: str | Path) -> Claim:
         for key in entry:
             if key not in _RUN_KEYS:
                 raise unknown(f"field of a run of claim {name!r}", key, _RUN_KEYS)
+        if "prune" in entry and "support" in entry:
+            raise PrecutError(f"run {entry.get('name')!r} of claim {name!r} has both support and prune; choose one")
         changes = {**shared, **(entry.get("recipe") or {})}
         recipe = changes.pop("name", "modern-cifar")
         for order, seed in enumerate(entry.get("seeds", [0])):
@@ -108,6 +147,9 @@ def load_claim(name_or_path: str | Path) -> Claim:
                 ignored_layers=tuple(entry.get("ignored_layers", ())),
                 init=entry.get("init", "fresh"),
                 group=str(entry.get("group", "")),
+                prune=entry.get("prune"),
+                move=entry.get("move"),
+                dynamic=entry.get("dynamic"),
             )
             by_order.append((order, run))
     # every run's first seed before any run's second: an interrupted queue has then seen everything once

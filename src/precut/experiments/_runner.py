@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -12,22 +13,26 @@ from typing import Any
 import torch
 
 from precut._files import atomic_write
-from precut.data import Dataset
+from precut.data import BatchLoader, Dataset
 from precut.data import load as load_data
 from precut.errors import PrecutError, unknown
 from precut.experiments._claim import Claim, Run
-from precut.layers import sparsify
+from precut.experiments._dynamic import do_dynamic
+from precut.layers import init_fresh_, sparsify
 from precut.measure import environment, summary
 from precut.models import create_model
-from precut.training import Recipe, fit, load_recipe
+from precut.pruning import prune, scores
+from precut.training import MovingSupports, Recipe, fit, load_recipe
 
 __all__ = ["COLUMNS", "build", "read_rows", "recipe_of", "run_claim"]
 
 COLUMNS = (
     "run", "seed", "group", "model", "kwargs", "support", "init", "recipe", "changes", "epochs", "precision",
     "params", "params_dense", "macs", "macs_dense", "val_accuracy", "test_accuracy", "best_epoch", "seconds",
-    "threads", "torch", "cpu",
+    "threads", "torch", "cpu", "prune", "move", "dynamic", "points",
 )  # fmt: skip
+
+_SCORED_IMAGES = 500
 
 
 def build(run: Run, dataset: Dataset, input_size: int) -> torch.nn.Module:
@@ -38,7 +43,29 @@ def build(run: Run, dataset: Dataset, input_size: int) -> torch.nn.Module:
         model = create_model(
             run.model, num_classes=len(dataset.classes), input_size=input_size, in_channels=channels, **run.kwargs
         )
-    return sparsify(model, run.support, ignored_layers=run.ignored_layers, init=run.init, seed=run.seed)
+    if run.prune is not None:
+        return _pruned(model, run, dataset)
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    for pattern, maker in run.supports:
+        chosen = fnmatch.filter(names, pattern)
+        # What a former pattern made sparse is no nn.Conv2d any more, and needs no name here.
+        others = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)]
+        ignored = [*run.ignored_layers, *(name for name in others if name not in chosen)]
+        model = sparsify(model, maker, ignored_layers=ignored, init=run.init, seed=run.seed)
+        names = [name for name in names if name not in chosen]
+    return model
+
+
+def _pruned(model: torch.nn.Module, run: Run, dataset: Dataset) -> torch.nn.Module:
+    options = dict(run.prune or {})
+    count = options.pop("images", _SCORED_IMAGES)
+    name = options.get("score", "synflow")
+    if name in scores and scores[name].needs_data:
+        loader = BatchLoader(dataset.train, count, dataset.mean, dataset.std, shuffle=True, seed=run.seed)
+        options["data"] = [next(iter(loader))]
+    example = torch.zeros(1, *dataset.image_shape)
+    pruned, _ = prune(model, example_inputs=example, ignored_layers=run.ignored_layers, seed=run.seed, **options)
+    return init_fresh_(pruned, run.seed) if run.init == "fresh" else pruned
 
 
 def recipe_of(run: Run) -> Recipe:
@@ -82,8 +109,6 @@ def run_claim(
         only: do the runs whose key ("low-dense-s0") this glob matches.
         on_row: called with each new row.
     """
-    import fnmatch
-
     chosen = [run for run in claim.runs if only is None or fnmatch.fnmatchcase(run.key, only)]
     if not chosen:
         raise unknown(f"run of claim {claim.name!r}", only, [run.key for run in claim.runs])
@@ -103,6 +128,8 @@ def run_claim(
 def _do(run: Run, claim: Claim, dataset: Dataset, folder: Path, threads: int | None, progress: bool) -> dict[str, Any]:
     model = build(run, dataset, claim.input_size)
     recipe = recipe_of(run)
+    if run.dynamic is not None:
+        return do_dynamic(run, model, recipe, dataset, folder, threads, progress)
     example = torch.zeros(1, *dataset.image_shape)
     counts = summary(model, example)
     result = fit(
@@ -114,6 +141,7 @@ def _do(run: Run, claim: Claim, dataset: Dataset, folder: Path, threads: int | N
         threads=threads,
         resume=(folder / "config.json").exists(),
         progress=progress,
+        callbacks=[] if run.move is None else [MovingSupports.of({"seed": run.seed, **run.move})],
     )
     if result.test_accuracy is None:
         raise PrecutError(f"run {run.key!r} ended without a test accuracy")
@@ -124,7 +152,7 @@ def _do(run: Run, claim: Claim, dataset: Dataset, folder: Path, threads: int | N
         "group": run.group,
         "model": run.model,
         "kwargs": json.dumps(dict(run.kwargs), sort_keys=True),
-        "support": run.support,
+        "support": run.described,
         "init": run.init,
         "recipe": run.recipe,
         "changes": json.dumps(dict(run.changes), sort_keys=True),
@@ -141,4 +169,6 @@ def _do(run: Run, claim: Claim, dataset: Dataset, folder: Path, threads: int | N
         "threads": threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "cpu": machine.get("cpu", ""),
+        "prune": "" if run.prune is None else json.dumps(dict(run.prune), sort_keys=True),
+        "move": "" if run.move is None else json.dumps(dict(run.move), sort_keys=True),
     }

@@ -10,6 +10,7 @@ from precut.graph._capture import capture
 from precut.graph._edit import drop, drop_, permute, permute_, restrict, restrict_, take, take_
 from precut.graph._functions import function_name
 from precut.graph._graph import Graph, Node, ParamRef, Value
+from precut.graph._interpret import keeping_modes
 from precut.graph._links import Link
 from precut.graph._sizes import Guard, SizeRef
 from precut.graph._spaces import ChannelSpace, ChannelSpaces, Occurrence
@@ -30,6 +31,7 @@ __all__ = [
     "drop",
     "drop_",
     "function_name",
+    "keeping_modes",
     "leaves",
     "permute",
     "permute_",

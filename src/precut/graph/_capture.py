@@ -176,6 +176,7 @@ def capture(model: nn.Module, example_inputs: Any, *, training: bool | None = Fa
         with modes, _wrapped(model, recorder), listening(recorder.learned), recorder:
             result = model(*given[: len(args)], **dict(zip(kwargs, given[len(args) :], strict=True)))
         returned = rebuild(result, functools.partial(recorder.refer, what="the model's result"))
+    recorder.stop = None  # a frame that held the recorder that held it would keep all the callers' tensors alive
     signature = (tuple(rebuild(args, lambda leaf: leaf)), dict(kwargs))
     return Graph(
         model,

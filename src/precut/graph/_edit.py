@@ -197,8 +197,6 @@ def _with_gathers(spaces: ChannelSpaces, orders: Mapping[ChannelSpace, Codes]) -
                 raise PrecutError(f"channels cannot go that {node.where} picks: {reason}")
             order = orders.get(space, np.arange(space.size))
             orders[space] = order[space.atoms[order] != atom]
-            if not len(orders[space]):
-                raise PrecutError(f"no channel would be left of those that {node.where} picks")
     return orders
 
 

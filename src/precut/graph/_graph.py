@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -198,6 +198,25 @@ class Graph:
         from precut.graph._interpret import run
 
         return run(self, inputs, self.model if model is None else model)
+
+    def compute(self, nodes: Sequence[Node], tensors: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Runs some nodes.
+
+        Args:
+            nodes: of this graph, in execution order.
+            tensors: what they need and do not make themselves, by the value's id.
+
+        Returns:
+            ``tensors`` and all that the nodes made, by id. Sizes that a node takes from a value that is not there are
+            the example's.
+        """
+        from precut.graph._interpret import compute
+
+        known = dict(tensors)
+        shapes = {value.id: torch.Size(value.shape) for value in self.values}
+        shapes.update({number: tensor.shape for number, tensor in known.items()})
+        compute(nodes, known, self, self.model, shapes, {})
+        return known
 
     def verify(self, *inputs: Any) -> None:
         """Checks that ``run`` gives the model's own result, bit for bit, on these inputs (default: the example).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from precut.graph._structure import leaves, rebuild
 if TYPE_CHECKING:
     from precut.graph._graph import Graph
 
-__all__ = ["keeping_modes", "run", "verify"]
+__all__ = ["compute", "keeping_modes", "run", "verify"]
 
 
 def _last_uses(graph: Graph) -> dict[int, list[int]]:
@@ -45,12 +45,21 @@ def run(graph: Graph, inputs: tuple[Any, ...], model: nn.Module) -> Any:
     if len(tensors) != len(graph.inputs):
         names = ", ".join(value.name for value in graph.inputs)
         raise PrecutError(f"the graph takes {len(graph.inputs)} tensors ({names}); got {len(tensors)}")
-    env: dict[int, torch.Tensor] = {}
-    shapes: dict[int, torch.Size] = {}
+    env = dict(zip((value.id for value in graph.inputs), tensors, strict=True))
+    shapes = {number: tensor.shape for number, tensor in env.items()}
+    try:
+        compute(graph.nodes, env, graph, model, shapes, _last_uses(graph))
+    except (RuntimeError, ValueError, IndexError):
+        _check_guards(graph, shapes)  # the likelier reason is told first
+        raise
+    _check_guards(graph, shapes)
+    return rebuild(graph.result, _filler(graph, model, env, shapes))
 
-    def put(value: Value, tensor: torch.Tensor) -> None:
-        env[value.id] = tensor
-        shapes[value.id] = tensor.shape
+
+def _filler(
+    graph: Graph, model: nn.Module, env: dict[int, torch.Tensor], shapes: dict[int, torch.Size]
+) -> Callable[[Any], Any]:
+    """Puts tensors and numbers in the place of Values, ParamRefs and SizeRefs."""
 
     def fill(leaf: Any) -> Any:
         if isinstance(leaf, Value):
@@ -59,25 +68,34 @@ def run(graph: Graph, inputs: tuple[Any, ...], model: nn.Module) -> Any:
             return lookup(graph, model, leaf)
         return leaf.resolve(shapes) if isinstance(leaf, SizeRef) else leaf
 
-    for value, tensor in zip(graph.inputs, tensors, strict=True):
-        put(value, tensor)
-    ends = _last_uses(graph)
-    try:
-        for node in graph.nodes:
-            args, kwargs = rebuild(node.args, fill), rebuild(node.kwargs, fill)
-            result = _call(node, model, args, kwargs)
-            for place, tensor in zip(leaves(node.result), leaves(result), strict=True):
-                if isinstance(place, Value):
-                    put(place, tensor)
-            for before, after in node.writes:
-                put(after, env[before.id])
-            for done in ends.get(node.index, ()):
-                env.pop(done, None)
-    except (RuntimeError, ValueError, IndexError):
-        _check_guards(graph, shapes)  # the likelier reason is told first
-        raise
-    _check_guards(graph, shapes)
-    return rebuild(graph.result, fill)
+    return fill
+
+
+def compute(
+    nodes: Iterable[Node],
+    env: dict[int, torch.Tensor],
+    graph: Graph,
+    model: nn.Module,
+    shapes: dict[int, torch.Size],
+    ends: Mapping[int, list[int]],
+) -> None:
+    """Runs ``nodes`` in order.
+
+    Args:
+        env: tensors by the value's id; those that the nodes make are added.
+        shapes: of every value so far; added to likewise, and kept for sizes after a tensor has gone.
+        ends: node index to the values that nothing needs after it: they leave ``env``.
+    """
+    fill = _filler(graph, model, env, shapes)
+    for node in nodes:
+        result = _call(node, model, rebuild(node.args, fill), rebuild(node.kwargs, fill))
+        for place, tensor in zip(leaves(node.result), leaves(result), strict=True):
+            if isinstance(place, Value):
+                env[place.id], shapes[place.id] = tensor, tensor.shape
+        for before, after in node.writes:
+            env[after.id], shapes[after.id] = env[before.id], env[before.id].shape
+        for done in ends.get(node.index, ()):
+            env.pop(done, None)
 
 
 def _check_guards(graph: Graph, shapes: dict[int, torch.Size]) -> None:

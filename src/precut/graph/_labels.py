@@ -165,6 +165,8 @@ def collapse(labels: Labels, dim: int) -> Codes | None:
     """One code for each position along ``dim``, if whole slices there move as one and in the same way; else None."""
     if not labels.followed or dim not in labels.dims:
         return None
+    if not labels.shape[dim]:
+        return np.empty(0, np.int64)
     rows = np.moveaxis(labels.full, dim, 0).reshape(labels.shape[dim], -1)
     if rows.shape[1] == 1:
         return rows[:, 0]

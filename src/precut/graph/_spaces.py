@@ -169,7 +169,7 @@ class ChannelSpaces:
         """Space id to the axes that hold it, with its positions there (channel, repeat)."""
         found: dict[int, list[tuple[Axis, Codes]]] = defaultdict(list)
         for axis in self.analysis.found.axes.values():
-            if axis.codes is None:
+            if axis.codes is None or not len(axis.codes):  # an index whose picks have all gone
                 continue
             spaces, members = self.members(axis.codes)
             order = np.lexsort((tags_of(axis.codes), members, spaces))
