@@ -28,11 +28,15 @@ def run(arguments: list[str], folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("text", blocks(README, "python"))
-def test_python(text, tmp_path):
-    (tmp_path / "block.py").write_text(text)
-    assert "PSD1_P16" in run(["block.py"], tmp_path)
+def test_python(tmp_path):
+    first, second = blocks(README, "python")
+    (tmp_path / "first.py").write_text(first)
+    assert "PSD1_P16" in run(["first.py"], tmp_path)
     assert (tmp_path / "small.safetensors").is_file()
+    (tmp_path / "second.py").write_text(second)
+    lines = run(["second.py"], tmp_path).splitlines()
+    assert "3,868 of 77,360 weights kept" in lines[0]
+    assert lines[-1] == "small"
 
 
 def test_commands(tmp_path):
