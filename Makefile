@@ -24,6 +24,7 @@ test: lint  ## A battery sampled by a printed seed; SEED=... repeats one
 	$(BIN)/python -m pytest -n 2 --sample $(SEED) -m "not slow"
 
 test-all: lint test-native test-haswell test-aarch64  ## The exhaustive battery
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/cpu.txt -e '.[dev,bench,ray,postgres]'
 	$(BIN)/python -m pytest -n 2
 
 test-native: $(STAMP)  ## The native library's own tests, with address and undefined-behaviour sanitizers
