@@ -191,7 +191,7 @@ def main() -> None:
         step.add_argument("--threads", type=int, default=2)
         step.add_argument("--seed", type=int, default=0)
         step.add_argument("--data-root")
-        step.add_argument("--deadlines-ms", type=float, nargs=2, default=(5.0, 12.0))
+        step.add_argument("--deadlines-ms", type=float, nargs=2, default=(6.0, 12.0))
     arguments = parser.parse_args()
     {"profile": measure, "record": run, "replay": judge}[arguments.step](arguments)
 

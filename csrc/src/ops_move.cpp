@@ -62,7 +62,13 @@ struct Move : Base {
         there = f.input >= 0 && f.pixel < 0 && f.lane == int32_t(l - b) &&
                 plan.same_block(n.in[size_t(f.input)], f.block, n.out, int64_t(b) / lanes);
       }
-      done.push_back(there && any);
+      if (there && !any) {
+        there = false;
+        for (int v : n.in)
+          for (size_t k = 0; k < plan.order(v).size() / size_t(lanes); k++)
+            there |= plan.same_block(v, int64_t(k), n.out, int64_t(b) / lanes);
+      }
+      done.push_back(there);
     }
   }
 

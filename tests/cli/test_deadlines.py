@@ -81,3 +81,28 @@ def test_wrong_words(precut, words, message):
     done = precut(*words.split())
     assert done.code == 2
     assert message in done.err[-1]
+
+
+@pytest.mark.slow
+def test_search_and_go_on(precut, tmp_path, tiny):
+    pytest.importorskip("optuna")
+    space = tmp_path / "space.yaml"
+    space.write_text("model: resnet8\nwidth_mult: [0.25, 0.5]\nsupport: [PS4_P4, dense]\n")
+    words = f"search --space {space} --data {tiny} --epochs 1 --batch-size 8 --set val_count=6 --rungs 0 --name family"
+    words += f" --runs-dir {tmp_path} --grace 5"
+    done = precut(*words.split(), "--trials", 2, "--json")
+    assert done.code == 0, done.err
+    data = json.loads(done.out)
+    assert data["counts"]["finished"] == 2
+    assert {row["support"] for row in data["rows"]} <= {"PS4_P4", "dense"}
+    assert (tmp_path / "family" / "trial-0" / "model.safetensors").is_file()
+    assert (tmp_path / "family" / "search.png").is_file()
+    more = precut(*words.split(), "--trials", 3)
+    assert more.code == 0, more.err
+    assert "study family: 3 finished" in more.out
+    assert f"--data {tiny} --split test" in more.out
+    other = precut(*words.replace("--epochs 1", "--epochs 2").split(), "--trials", 3)
+    assert other.code == 2
+    assert "study 'family' was begun with settings" in other.err[-1]
+    many = precut(*words.split(), "--trials", 5)
+    assert "the space has 4 candidates, fewer than the 5 trials" in many.err[-1]

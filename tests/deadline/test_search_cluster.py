@@ -120,5 +120,5 @@ def test_two_ray_nodes_of_which_one_is_lost(tmp_path):
 
 def test_no_cluster(tmp_path):
     pytest.importorskip("ray")
-    with pytest.raises(PrecutError, match=r"there is no Ray cluster at '127.0.0.1:9'"):
-        search(plan_in(tmp_path), ray="127.0.0.1:9")
+    with pytest.raises(PrecutError, match=r"there is no Ray cluster at '127.0.0.2:9'"):
+        search(plan_in(tmp_path), ray="127.0.0.2:9")

@@ -332,3 +332,7 @@ def test_wrong_uses():
     with pytest.raises(PrecutError, match="decision 0 does not wait for an outcome: it was observed before"):
         selector.observe(decision, 1e-3)
     assert selector.stats.rounds == 1
+    mine, other = selector.choose(1.0), Selector(ladder(2)).choose(1.0)
+    with pytest.raises(PrecutError, match=r"is another selector's"):
+        selector.observe(other._replace(number=mine.number), 1e-3)
+    selector.observe(mine, 1e-3)

@@ -16,7 +16,7 @@ import precut
 from precut import PrecutError, create_model
 from precut.graph import capture
 from precut.topology import isometry
-from precut.topology._maps import AutogradMap, ScaledConv, ScaledLinear, make_map
+from precut.topology._maps import AutogradMap, ScaledConv, ScaledLinear, StepsMap, make_map
 from precut.topology._segments import segments
 from precut.topology._spectrum import exact_spectrum, lanczos_spectrum
 from topology.facts import REFERENCE, formula_inputs, formula_mlp
@@ -137,7 +137,7 @@ def test_products_are_those_of_the_jacobian() -> None:
                 square = map_.square()
                 if square is not None:
                     assert float(square[n]) == pytest.approx(float(whole.square().sum()))
-    assert kinds == {ScaledConv, AutogradMap}
+    assert kinds == {ScaledConv, StepsMap, AutogradMap}
     linear = ScaledLinear(torch.randn(3, 4), torch.randn(2, 4), torch.randn(2, 3))
     assert torch.allclose(linear.square(), linear.matrices().square().sum((1, 2)))
 

@@ -87,14 +87,11 @@ def run(arguments: argparse.Namespace) -> None:
     )
     say(f"{len(space)} candidates in the space, {plan.trials} trials, study in {plan.storage}")
     result = search(plan, arguments.workers, ray=arguments.ray, on_change=_Told(plan.trials))
-    hint = "the same command goes on" if not result.done else f"next: precut profile {_models(result.best)}"
+    runs = " ".join(row["run"] for row in result.best)
+    hint = "the same command goes on"
+    if result.done:
+        hint = f"next: precut profile {runs} --data {arguments.data} --split test"
     show(f"{result}\n{hint}", result.to_dict(), arguments.json)
-
-
-def _models(rows: list[dict[str, Any]]) -> str:
-    return " ".join(
-        str(Path(row["model"]).parent) for row in rows if row.get("model") and isinstance(row["model"], str)
-    )
 
 
 class _Told:

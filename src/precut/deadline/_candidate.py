@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,10 @@ class Measured:
 @lru_cache(maxsize=4)
 def _dataset(name: str, root: str | None, per_class: int | None, side: int | None) -> Dataset:
     dataset = load_data(name, root=root, image_size=side)
-    return dataset if per_class is None else dataset.take(per_class)
+    if per_class is None:
+        return dataset
+    # Another name, so that nobody takes the whole dataset's validation images for images that were held out here.
+    return replace(dataset.take(per_class), name=f"{name}, {per_class} of each class")
 
 
 def build(candidate: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Module:

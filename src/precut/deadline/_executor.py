@@ -159,7 +159,8 @@ class Executor:
         return len(self._queue)
 
     def close(self, finish: bool = True) -> None:
-        """Takes no more requests; answers those that wait, or drops them where ``finish`` is False."""
+        """Takes no more requests; answers those that wait, or drops them where ``finish`` is False, and waits for the call
+        under way. Not from a callback, which that call would wait for."""
         with self._changed:
             self._closing = True
             if not finish:

@@ -143,8 +143,7 @@ class Frontier:
     def table(self, level: float = 0.05) -> Table:
         """The kept points; a mark where the test set cannot tell a point from the one before it at ``level``."""
         rows = []
-        for index, (point, time) in enumerate(zip(self.points, self.times, strict=True)):
-            p = self.p_values()[index - 1] if index else None
+        for point, time, p in zip(self.points, self.times, [None, *self.p_values()], strict=True):
             rows.append(
                 {
                     "point": point.name,

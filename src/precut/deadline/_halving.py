@@ -8,13 +8,15 @@ from collections.abc import Sequence
 __all__ = ["keeps_going", "rung_of"]
 
 
-def rung_of(fraction: float, eta: int, rungs: int) -> int | None:
-    """The rung (0 is the lowest) that is reached when ``fraction`` of the training is done, if exactly one is: rungs lie
-    at 1/eta^rungs, ..., 1/eta of it."""
+def rung_of(before: float, now: float, eta: int, rungs: int) -> int | None:
+    """The rung (0 is the lowest) that training reached on its way from the share ``before`` to the share ``now``; the
+    highest of several, None for none. Rungs lie at 1/eta^rungs, ..., 1/eta of the training."""
+    reached = None
     for rung in range(rungs):
-        if math.isclose(fraction, float(eta) ** (rung - rungs), rel_tol=1e-9):
-            return rung
-    return None
+        place = float(eta) ** (rung - rungs)
+        if before < place * (1 - 1e-9) and now >= place * (1 - 1e-9):
+            reached = rung
+    return reached
 
 
 def keeps_going(own: tuple[float, float], others: Sequence[tuple[float, float]], eta: int) -> bool:

@@ -125,11 +125,12 @@ class Ledger:
         Raises:
             PrecutError: it does not wait for one.
         """
-        if self.pending.pop(decision.number, None) is None:
+        if self.pending.get(decision.number) is not decision:
             raise PrecutError(
                 f"decision {decision.number} does not wait for an outcome: it was observed before, runs nothing, is "
                 f"another selector's, or {self.room} later ones are waiting (see outstanding)"
             )
+        del self.pending[decision.number]
         if decision.promised:
             self._settle(seconds > decision.remaining_s)
 

@@ -75,16 +75,16 @@ def record(
     phases: list[tuple[float, bool]] = []
     with Stressors(0 if load == "idle" else stressors) as stress, Ticker(f"recording, {load}", n, progress) as ticker:
         stress.switch(load == "stress")
-        began = time.perf_counter()
+        began = last = time.perf_counter()
         change = began + draw.expovariate(1 / phase_s[0]) if load == "bursts" else float("inf")
         for request in range(-warmup, n):
             if request == 0:
                 shift = time.perf_counter() - began
                 began, change = began + shift, change + shift
                 phases.append((0.0, stress.on))
-            due = began + request * gap_s
-            if request > 0 and due > time.perf_counter():
-                time.sleep(due - time.perf_counter())
+            # From the last start, not by a timetable: after a slow request nothing is to be caught up with.
+            time.sleep(max(0.0, last + gap_s - time.perf_counter()))
+            last = time.perf_counter()
             if time.perf_counter() >= change:
                 stress.switch(not stress.on)
                 phases.append((time.perf_counter() - began, stress.on))

@@ -21,9 +21,8 @@ __all__ = ["Selector"]
 _INFEASIBLE = ("smallest", "drop", "raise")
 _MODES = ("conformal", "static")
 _NONE = "no operating point meets what was asked for (accuracy, energy, memory, points left out)"
-_LEVELS = math.log(
-    1000.0
-)  # a slow-down beyond a thousandfold is taken for that: one outcome must not blind it for long
+# A slow-down beyond a thousandfold is taken for a thousandfold: one outcome must not blind the selector for long.
+_LEVELS = math.log(1000.0)
 _FOREVER = 1e300  # seconds; infinite ones would admit points that were not measured
 _HIGHEST = 1e6  # score; what is later than that must not make the next bounds overflow
 _SEEDED = 50  # profile samples of each point that the window begins with

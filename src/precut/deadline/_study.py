@@ -208,18 +208,19 @@ def work(plan: Plan, worker: int = 0, on_trial: Callable[[Mapping[str, Any]], No
         storage: Any = study._storage
         storage.record_heartbeat(trial._trial_id)  # the thread that does so may not have come to it yet
         trial.set_user_attr(_BEGUN, worker)
-        seconds = 0.0
+        seconds = before = 0.0
         mine.append(trial.number)
 
         def report(fraction: float, value: float) -> None:
-            nonlocal seconds
+            nonlocal seconds, before
             if fraction == 0:
                 seconds = value
                 return
-            rung = rung_of(fraction, plan.eta, plan.rungs)
-            if rung is None:
-                return
+            rung = rung_of(before, fraction, plan.eta, plan.rungs)
+            before = fraction
             key = f"rung {rung}"
+            if rung is None or key in frozen.user_attrs:  # passed in an earlier life
+                return
             trial.set_user_attr(key, [seconds, value])
             others = [
                 tuple(other.user_attrs[key])
@@ -299,6 +300,7 @@ def _begin_again(study: optuna.Study, trial: Any) -> None:
             state=optuna.trial.TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
+            user_attrs={name: value for name, value in trial.user_attrs.items() if name.startswith("rung ")},
             system_attrs={**trial.system_attrs, _HISTORY: history},
         )
     )

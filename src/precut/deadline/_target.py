@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from precut import checkpoint
-from precut.data import BatchLoader
+from precut.data import BatchLoader, Dataset, LazySplit, Split
 from precut.data import load as load_data
 from precut.engine import compile as compile_model
 from precut.errors import PrecutError, unknown
@@ -90,28 +90,51 @@ def load_targets(
     for name in names:
         if names.count(name) > 1:
             raise PrecutError(f"two models are named {name!r}; a model's name is its file's, or its run folder's")
-    extras = [checkpoint.read_spec(file)["extra"] for file in files]
-    wanted = data or extras[0].get("dataset")
+    specs = [checkpoint.read_spec(file) for file in files]
+    trained_on = [spec["extra"].get("dataset") for spec in specs]
+    wanted = data or trained_on[0]
     if wanted is None:
         raise PrecutError(f"{str(files[0])!r} does not say what it was trained on; pass --data NAME")
     dataset = load_data(wanted, root=data_root)
-    images = dataset.test
-    if split == "val":
-        recipe = extras[0].get("recipe") or {}
-        if not recipe.get("val_count"):
-            raise PrecutError(f"{str(files[0])!r} was trained without validation images; take --split test")
-        images = dataset.split_validation(recipe["val_count"], seed=recipe.get("val_seed", 0))[1]
+    images = dataset.test if split == "test" else _held_out(dataset, files, specs)
     loader = BatchLoader(images, max(batch, 100), dataset.mean, dataset.std)
     example = next(iter(BatchLoader(images, batch, dataset.mean, dataset.std)))[0]
     targets = []
-    for name, file in zip(names, files, strict=True):
+    for name, file, spec in zip(names, files, specs, strict=True):
         model = checkpoint.load(file)
-        compiled = compile_model(model, example, threads=threads)
-        correct = [right for batch_ in loader for right in _right(compiled, *batch_)]
+        run = _compiled(model, example, (spec["model"] or {}).get("kwargs", {}).get("input_size"), threads)
+        correct = [right for images_, labels in loader for right in (run(images_).argmax(1) == labels).tolist()]
         memory = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-        targets.append(Target(name, compiled, sum(correct) / len(correct), memory, correct))
+        targets.append(Target(name, run, sum(correct) / len(correct), memory, correct))
     return targets, example
 
 
-def _right(run: Callable[..., Any], images: torch.Tensor, labels: torch.Tensor) -> list[bool]:
-    return (run(images).argmax(1) == labels).tolist()
+def _compiled(
+    model: nn.Module, example: torch.Tensor, side: int | None, threads: int | None
+) -> Callable[..., torch.Tensor]:
+    """The compiled model; one for smaller images brings them to their size itself, as part of its time."""
+    if side is None or side == example.shape[-1]:
+        return compile_model(model, example, threads=threads)
+
+    def smaller(images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+
+    inner = compile_model(model, smaller(example), threads=threads)
+    return lambda images: inner(smaller(images))
+
+
+def _held_out(dataset: Dataset, files: Sequence[Path], specs: Sequence[dict[str, Any]]) -> Split | LazySplit:
+    """The images that no model's training saw, which chose its epoch."""
+    draws = set()
+    for file, spec in zip(files, specs, strict=True):
+        recipe = spec["extra"].get("recipe") or {}
+        if not recipe.get("val_count") or spec["extra"].get("dataset") != dataset.name:
+            raise PrecutError(
+                f"{str(file)!r} was trained on {spec['extra'].get('dataset')!r} with {recipe.get('val_count', 0)} validation "
+                f"images, so which images of {dataset.name!r} it did not see is not known; take --split test"
+            )
+        draws.add((recipe["val_count"], recipe.get("val_seed", 0)))
+    if len(draws) > 1:
+        raise PrecutError("these models were trained with different validation images; take --split test")
+    count, seed = draws.pop()
+    return dataset.split_validation(count, seed=seed)[1]

@@ -66,6 +66,8 @@ class Run:
         """The support in a few words, for tables: "PS4_P4", "synflow class:4, moved by rigl"."""
         if self.prune is not None:
             words = f"{self.prune.get('score', 'synflow')} {self.prune.get('structure') or 'weights'}"
+            if isinstance(self.prune.get("allocation"), str):
+                words += f", {self.prune['allocation']}"
         else:
             words = ", ".join(dict.fromkeys(str(maker) for _, maker in self.supports))
         return words if self.move is None else f"{words}, moved by {self.move.get('rule', 'rigl')}"

@@ -42,6 +42,11 @@ class Scattered(nn.Module):
         self._set_index(self.index.device)  # to_empty() and type() would leave numbers that are no positions
         return self
 
+    @property
+    def dense_shape(self) -> tuple[int, ...]:
+        """Of the dense weight; by this ``measure`` knows the layer."""
+        return self.maker.shape
+
     def mask(self) -> torch.Tensor:
         """A new bool tensor, on the CPU; True where a weight exists."""
         return self.maker.make_mask(self.maker.shape, 1)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from precut.errors import PrecutError
-from precut.measure._trace import Call, Trace, trace
+from precut.measure._trace import Call, Trace, compact_weight, trace
 from precut.report import Column, Table, count, percent, si
 
 __all__ = ["LayerRow", "Summary", "summary"]
@@ -230,9 +230,11 @@ def _kind_of(module: nn.Module) -> str:
 
 
 def _support_name(module: nn.Module) -> str:
-    if hasattr(module, "precut_op"):
+    if compact_weight(module) is not None:
         support = getattr(module, "support", None)
-        return str(support.maker) if support is not None else "sparse"
+        if support is not None:
+            return str(support.maker)
+        return "sparse" if hasattr(module, "precut_op") else "unstructured"
     mask = getattr(module, "weight_mask", None)
     if isinstance(mask, torch.Tensor):
         return f"masked {percent(float((mask != 0).double().mean()))}"
@@ -245,6 +247,10 @@ def _held_by_row(model: nn.Module, found: Trace) -> dict[str, _Held]:
     held: dict[str, _Held] = {}
     for module in model.modules():
         own = {key: value for key, value in module._parameters.items() if value is not None}
+        compact = compact_weight(module)
+        if compact is not None and "weight" not in own:  # a parametrization holds it
+            inner = module.get_submodule("parametrizations.weight")
+            own["weight"] = inner._parameters["original"]  # type: ignore[assignment]
         if not own:
             continue
         row = held.setdefault(found.names[module], _Held())
@@ -255,8 +261,8 @@ def _held_by_row(model: nn.Module, found: Trace) -> dict[str, _Held]:
                 continue
             seen.add(id(value))
             dense = value.numel()
-            if key == "weight" and hasattr(module, "precut_op"):
-                dense = math.prod(module.dense_shape)  # type: ignore[arg-type]
+            if key == "weight" and compact is not None:
+                dense = math.prod(compact[1])
             row.params += value.numel()
             row.params_dense += dense
             if value.ndim > 1:
@@ -293,9 +299,10 @@ def summary(model: nn.Module, example_inputs: Any, depth: int | None = None) -> 
     stored = sum(p.numel() * p.element_size() for p in model.parameters())
     missing = 0
     for module in model.modules():
-        if hasattr(module, "precut_op"):
-            weight: torch.Tensor = module.weight  # type: ignore[assignment]
-            missing += (math.prod(module.dense_shape) - weight.numel()) * weight.element_size()  # type: ignore[arg-type]
+        compact = compact_weight(module)
+        if compact is not None:
+            size = next(module.parameters()).element_size()
+            missing += (math.prod(compact[1]) - compact[0]) * size
     result = Summary(
         model=type(getattr(model, "_orig_mod", model)).__name__,
         params=sum(row.params for row in layers),

@@ -112,6 +112,17 @@ def _fills_storage(tensor: torch.Tensor) -> bool:
         return False
 
 
+def compact_weight(module: nn.Module) -> tuple[int, tuple[int, ...]] | None:
+    """(weights that exist, the dense weight's shape) of a layer that stores only those: by its ``precut_op``, or by a
+    parametrization of its weight that has a ``dense_shape``. None for any other module."""
+    if hasattr(module, "precut_op"):
+        shape = tuple(getattr(module, "dense_shape", ()))
+        return (module.weight.numel(), shape) if shape else None  # type: ignore[operator]
+    computed = getattr(getattr(module, "parametrizations", None), "weight", None)
+    shape = tuple(getattr(computed[0], "dense_shape", ())) if computed is not None else ()
+    return (computed.original.numel(), shape) if shape else None  # type: ignore[union-attr]
+
+
 def _row_names(model: nn.Module) -> dict[nn.Module, str]:
     """Each module's path; what only holds parameters for another (a parametrization, a list) has the other's."""
     names = {}
@@ -194,13 +205,14 @@ class _Recorder(TorchDispatchMode):
         owners = [owner for owner in map(self.owner_of, tensors) if owner is not None]
         weights = [tensor for tensor in tensors if tensor is work.weight or self.owner_of(tensor) is not None]
         macs, dense_numel = work.macs, work.weight_numel_dense
-        shape = tuple(getattr(module, "dense_shape", ()))
-        if hasattr(module, "precut_op") and shape and not owners:
+        held = compact_weight(module)
+        if held is not None and not owners:
+            stored, shape = held
             # A sparse layer that multiplies by its scattered weight: what counts is what exists.
             scattered = next((tensor for tensor in tensors if sorted(tensor.shape) == sorted(shape)), None)
             if scattered is not None:
                 weights, dense_numel = [scattered], scattered.numel()
-                macs = macs * module.weight.numel() // dense_numel  # type: ignore[operator]
+                macs = macs * stored // dense_numel
         weight_bytes = weight_bytes_dense = sum(map(_bytes, weights))
         if dense_numel is not None:
             weight_bytes_dense = dense_numel * weights[0].element_size()

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from precut.errors import PrecutError
 from precut.graph import Graph, Node, Value
 
-__all__ = ["ELEMENTWISE", "channels", "check_no_cycle", "is_depthwise", "is_gate", "is_layer", "is_pointwise", "reads"]
+__all__ = [
+    "ELEMENTWISE",
+    "channels",
+    "check_no_cycle",
+    "is_depthwise",
+    "is_gate",
+    "is_layer",
+    "is_plain",
+    "is_pointwise",
+    "reads",
+    "weight_of",
+]
 
 # Operations whose result at one place depends on nothing but the input there (batch norm in eval mode).
 ELEMENTWISE = frozenset(
@@ -52,6 +65,24 @@ def is_pointwise(node: Node) -> bool:
 def is_gate(value: Value, node: Node) -> bool:
     """Whether an operand is smaller than the node's result, as gates and biases are."""
     return math.prod(value.shape) < math.prod(node.output.shape)
+
+
+def is_plain(node: Node) -> bool:
+    """Whether a layer is W x + b as F.linear on vectors, or a zero-padded F.conv2d, has it."""
+    if node.op == "linear":
+        return len(node.input.shape) == 2
+    mode = getattr(node.module, "padding_mode", "zeros")
+    return node.op == "conv2d" and mode == "zeros" and not isinstance(node.attrs.get("padding"), str)
+
+
+def weight_of(node: Node) -> Tensor | None:
+    """A layer's dense weight; None where it was computed on the way."""
+    if node.module is not None and hasattr(node.module, "dense_weight"):
+        return node.module.dense_weight().detach()  # type: ignore[operator]
+    held = node.params.get("weight")
+    if held is None or math.prod(held[1].shape) != math.prod(node.dense_shape or ()):
+        return None
+    return held[1].detach()
 
 
 def check_no_cycle(graph: Graph) -> None:

@@ -1,12 +1,11 @@
 """Jacobians as linear maps: products with them and their transposes, never diagonal matrices.
 
-A map works on a batch: every sample has its own Jacobian, and a vector is a tensor (batch, ...) with one part for each.
+A map works on a batch of N samples, each with its own Jacobian, and on P vectors at once. All maps have:
+``in_shape`` and ``out_shape`` of one sample; ``forward``, J v: (P, N, *in_shape) to (P, N, *out_shape); ``transposed``,
+J^T v; ``of_sample(n)``, the map of one sample; ``square()``, (N,) squared Frobenius norms in closed form, or None.
 """
 
 from __future__ import annotations
-
-import math
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,39 +13,13 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from precut.graph import Graph, Node
-from precut.topology._layers import ELEMENTWISE
+from precut.topology._layers import ELEMENTWISE, is_plain, weight_of
 from precut.topology._segments import Segment
+from precut.topology._steps import StepsMap, steps_map
 
-__all__ = ["AutogradMap", "JacobianMap", "ScaledConv", "ScaledLinear", "make_map"]
+__all__ = ["AutogradMap", "Map", "ScaledConv", "ScaledLinear", "make_map"]
 
 _RESHAPES = ("flatten",)
-
-
-class JacobianMap(Protocol):
-    """A batch of Jacobians.
-
-    Attributes:
-        in_shape, out_shape: of one sample's vectors.
-    """
-
-    in_shape: tuple[int, ...]
-    out_shape: tuple[int, ...]
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """J v: (P, N, *in_shape) to (P, N, *out_shape)."""
-        ...
-
-    def transposed(self, vectors: Tensor) -> Tensor:
-        """J^T v: (P, N, *out_shape) to (P, N, *in_shape)."""
-        ...
-
-    def of_sample(self, number: int) -> JacobianMap:
-        """The map of one sample alone."""
-        ...
-
-    def square(self) -> Tensor | None:
-        """(N,) squared Frobenius norms in closed form, or None."""
-        ...
 
 
 class ScaledLinear:
@@ -151,13 +124,19 @@ class AutogradMap:
         return None
 
 
-def make_map(segment: Segment, graph: Graph, point: Tensor) -> ScaledLinear | ScaledConv | AutogradMap:
+Map = ScaledLinear | ScaledConv | StepsMap | AutogradMap
+
+
+def make_map(segment: Segment, graph: Graph, point: Tensor) -> Map:
     """The Jacobian of a segment at ``point`` (N, ...), in the cheapest form that is exact."""
     layers = segment.layers
     if len(layers) == 1:
         scaled = _scaled(segment, graph, point, layers[0])
         if scaled is not None:
             return scaled
+    steps = steps_map(segment, graph, point)
+    if steps is not None:
+        return steps
     return AutogradMap(segment, graph, point)
 
 
@@ -166,9 +145,9 @@ def _scaled(segment: Segment, graph: Graph, point: Tensor, layer: Node) -> Scale
     heads, tails = segment.nodes[:place], segment.nodes[place + 1 :]
     if any(node.op not in (*ELEMENTWISE, *_RESHAPES) or len(node.inputs) != 1 for node in (*heads, *tails)):
         return None
-    if any(node.op in _RESHAPES for node in tails) or not _plain(layer):
+    if any(node.op in _RESHAPES for node in tails) or not is_plain(layer):
         return None
-    weight = _weight(layer)
+    weight = weight_of(layer)
     if weight is None:
         return None
     with torch.enable_grad():
@@ -186,21 +165,3 @@ def _scaled(segment: Segment, graph: Graph, point: Tensor, layer: Node) -> Scale
         return ScaledLinear(weight, before, after)
     options = tuple(layer.attrs[key] for key in ("stride", "padding", "dilation", "groups"))
     return ScaledConv(weight, before, after, options)
-
-
-def _plain(layer: Node) -> bool:
-    """Whether a layer is W x + b as F.linear, or a zero-padded F.conv2d, has it."""
-    if layer.op == "linear":
-        return len(layer.input.shape) == 2
-    mode = getattr(layer.module, "padding_mode", "zeros")
-    return layer.op == "conv2d" and mode == "zeros" and not isinstance(layer.attrs.get("padding"), str)
-
-
-def _weight(layer: Node) -> Tensor | None:
-    """The dense weight."""
-    if layer.module is not None and hasattr(layer.module, "dense_weight"):
-        return layer.module.dense_weight().detach()  # type: ignore[operator]
-    held = layer.params.get("weight")
-    if held is None or math.prod(held[1].shape) != math.prod(layer.dense_shape or ()):
-        return None
-    return held[1].detach()

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from precut.topology._maps import AutogradMap, ScaledConv, ScaledLinear
+from precut.topology._maps import AutogradMap, Map, ScaledLinear
 from precut.topology._stats import student_quantile
 
 __all__ = ["Spectrum", "exact_spectrum", "lanczos_spectrum", "smaller_side"]
 
-Map = ScaledLinear | ScaledConv | AutogradMap
 _LARGEST_MATRIX = 1 << 24  # elements; larger Jacobians are never stored, only their Gram matrix
 _CHUNK = 1 << 22  # elements of vectors that are multiplied at once
 _CHECK_EVERY = 8  # Lanczos steps between two looks at the error
 _PROBES = 4  # vectors at once
+_ORTHOGONAL = 1 << 14  # elements; shorter vectors are orthogonalised against all before them
 _SQUARES = 64  # random vectors that estimate a mean square without a closed form
 
 
@@ -128,9 +128,11 @@ def lanczos_spectrum(
     runs: list[_Run] = []
     while True:
         runs += _lanczos(map_, samples, shape, wide, generator, tolerance, min(max_steps, size))
-        mean, square, error = _estimate(runs, *known)
-        if error <= tolerance * mean or len(runs) >= max_probes or mean == 0:
+        mean, square, bracket, noise = _estimate(runs, *known)
+        # More vectors make the noise smaller, not the distance between the bounds.
+        if bracket + noise <= tolerance * mean or noise <= bracket / 4 or len(runs) >= max_probes or mean == 0:
             break
+    error = bracket + noise
     nodes = torch.cat([run.nodes for run in runs]).clamp(min=0).sqrt()
     weights = torch.cat([run.weights for run in runs]) * (size / len(runs))
     steps = max(len(run.nodes) for run in runs)
@@ -158,7 +160,13 @@ def _lanczos(
     tolerance: float,
     max_steps: int,
 ) -> list[_Run]:
-    """Some vectors at once, each with its own recurrence, orthogonalised against all of its earlier vectors."""
+    """Some vectors at once, each with its own recurrence.
+
+    Short vectors, whose space can be exhausted, are orthogonalised against all before them. Long ones need not be: without
+    that, Lanczos finds some nodes twice, but the quadrature's sums stay right (Golub and Strakos 1994), and memory does
+    not grow with the steps.
+    """
+    whole = samples * math.prod(shape) <= _ORTHOGONAL
     vector = _signs(map_, samples, shape, generator)
     vector /= vector.norm(dim=1, keepdim=True)
     basis = [vector]
@@ -168,9 +176,14 @@ def _lanczos(
     for step in range(1, max_steps + 1):
         product = _gram(map_, basis[-1].reshape(_PROBES, samples, *shape), wide).reshape(_PROBES, -1)
         alphas.append((product.double() * basis[-1].double()).sum(1))
-        for _ in range(2):  # once loses what rounding lets back in
-            for old in basis:
-                product = product - (product * old).sum(1, keepdim=True) * old
+        if whole:
+            for _ in range(2):  # once loses what rounding lets back in
+                for old in basis:
+                    product = product - (product * old).sum(1, keepdim=True) * old
+        else:
+            product = product - alphas[-1].to(product.dtype)[:, None] * basis[-1]
+            if len(basis) > 1:
+                product = product - betas[-1].to(product.dtype)[:, None] * basis[-2]
         betas.append(product.double().norm(dim=1))
         scale = torch.stack(alphas).abs().amax(0).clamp(min=1e-300)
         exhausted = bool((betas[-1] <= 1e-6 * scale).all())
@@ -179,6 +192,8 @@ def _lanczos(
             if exhausted or all(run.high - run.low <= tolerance * run.high for run in runs):
                 break
         basis.append(product / product.norm(dim=1, keepdim=True).clamp(min=1e-30))
+        if not whole:
+            del basis[:-2]
     return runs
 
 
@@ -246,8 +261,8 @@ def _signs(map_: Map, samples: int, shape: tuple[int, ...], generator: torch.Gen
     return (2.0 * signs - 1).to(like.device, like.dtype)
 
 
-def _estimate(runs: list[_Run], known: float, known_error: float) -> tuple[float, float, float]:
-    """(mean, mean square, error) of the singular values.
+def _estimate(runs: list[_Run], known: float, known_error: float) -> tuple[float, float, float, float]:
+    """(mean, mean square, half the distance of the bounds, 95 % of the vectors' noise) of the singular values.
 
     A random vector weighs the spectrum by chance. The best straight line of the root over the spectrum takes away what
     the known mean square explains of that.
@@ -261,4 +276,4 @@ def _estimate(runs: list[_Run], known: float, known_error: float) -> tuple[float
     squares = torch.stack([(run.weights * run.nodes).sum() for run in runs])
     middles = torch.tensor([(run.low + run.high) / 2 for run in runs], dtype=torch.float64) - slope * (squares - known)
     standard = math.hypot(float(middles.std()) / math.sqrt(len(runs)), slope * known_error)
-    return float(middles.mean()), known, bracket + student_quantile(0.975, len(runs) - 1) * standard
+    return float(middles.mean()), known, bracket, student_quantile(0.975, len(runs) - 1) * standard
