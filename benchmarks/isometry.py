@@ -45,7 +45,7 @@ GRIDS = {
     "linear": [(8, d, t) for d in (16, 20, 24, 28, 32) for t in (0, 2, 4, 6, 8, 12)],
     "circle": [(8, d, t) for d in (16, 20, 24, 28, 32) for t in (0, 2, 4, 6, 8, 12)],
 }
-EPOCHS = {"mlp": 60, "widths": 60, "linear": 150, "circle": 150}
+EPOCHS = {"mlp": 60, "widths": 60, "linear": 60, "circle": 60}
 
 
 def say(text: str) -> None:

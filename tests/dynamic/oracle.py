@@ -50,11 +50,11 @@ def absent(space: Space, point: Point) -> set[tuple[int, int]]:
         (dim.channels.id, member) for name, dim in space.widths.items() for member in range(point.width(name), dim.size)
     }
     for node in space.graph.nodes:
-        if node.op == "index_select":
+        index = next((leaf for leaf in leaves(node.args) if isinstance(leaf, ParamRef)), None)
+        if node.op in ("index_select", "getitem") and index is not None:
             source, made = (space.graph.spaces.layout(value) for value in (node.input, node.output))
             assert source is not None
             assert made is not None
-            index = next(leaf for leaf in leaves(node.args) if isinstance(leaf, ParamRef))
             picks = space.graph.model.get_buffer(index.name).tolist()
             pairs = [list(zip(*(part.tolist() for part in layout), strict=True)) for layout in (source, made)]
             gone |= {pairs[1][place] for place, pick in enumerate(picks) if pairs[0][pick] in gone}

@@ -26,13 +26,17 @@ from precut.errors import PrecutError
 X = images(2, 32)
 
 
+def slow(value: str) -> Any:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 def macs(dyn: DynamicNet, point: Point) -> int:
     return precut.summary(dyn.extract(point, uncalibrated=True), X[:1]).macs
 
 
-@pytest.mark.parametrize("rank", ["l1", "l2", "bn", "synflow", None])
-@pytest.mark.parametrize("support", ["dense", "PSD4_P8", "pSC4"])
-@pytest.mark.parametrize("name", ["resnet20", "speednet", pytest.param("mobilenetv2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rank", ["l1", None, *(slow(rank) for rank in ("l2", "bn", "synflow"))])
+@pytest.mark.parametrize("support", ["dense", "PSD4_P8", slow("pSC4")])
+@pytest.mark.parametrize("name", ["resnet20", "speednet", slow("mobilenetv2")])
 def test_budgets_are_met_by_nested_points(name: str, support: str, rank: str | None) -> None:
     width = 1.0 if name == "resnet20" else 0.5
     dyn = prepared(precut.sparsify(precut.create_model(name, width_mult=width), support), X)

@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="NAME", default="test", help="test or train (default test)")
     parser.add_argument("--image-size", metavar="N", type=int, help="bring all images to this side in pixels")
     parser.add_argument("--batch-size", metavar="N", type=whole(), default=500)
+    parser.add_argument("--flip", action="store_true", help="take the mean over each image and its mirror image")
     parser.add_argument("--threads", metavar="N", type=whole(), help="of torch (default: torch's choice)")
 
 
@@ -45,15 +46,17 @@ def run(arguments: argparse.Namespace) -> None:
     say(f"evaluating on the {arguments.split} images of {dataset.name}")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    loss, accuracy = evaluate(model, arguments.split, dataset, arguments.batch_size)
+    loss, accuracy = evaluate(model, arguments.split, dataset, arguments.batch_size, flip=arguments.flip)
     images = len(dataset.train if arguments.split == "train" else dataset.test)
     data = {
         "file": arguments.file,
         "data": dataset.name,
         "split": arguments.split,
         "images": images,
+        "flip": arguments.flip,
         "loss": loss,
         "accuracy": accuracy,
     }
-    text = f"{dataset.name} {arguments.split}, {images:,} images: loss {loss:.4f}, accuracy {100 * accuracy:.2f} %"
+    how = " and their mirror images" if arguments.flip else ""
+    text = f"{dataset.name} {arguments.split}, {images:,} images{how}: loss {loss:.4f}, accuracy {100 * accuracy:.2f} %"
     show(text, data, arguments.json)

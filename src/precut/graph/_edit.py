@@ -201,7 +201,17 @@ def _with_gathers(spaces: ChannelSpaces, orders: Mapping[ChannelSpace, Codes]) -
 
 
 def _replay(spaces: ChannelSpaces, orders: Mapping[ChannelSpace, Codes]) -> Replay:
-    return Replay(spaces.analysis, _targets(spaces, _with_gathers(spaces, orders)))
+    orders = _with_gathers(spaces, orders)
+    nothing = "no channel would be left of those that an index tensor picks"
+    try:
+        replay = Replay(spaces.analysis, _targets(spaces, orders))
+    except ReplayError as error:
+        # An index tensor may end up empty where its channels are joined to others.
+        raise error if all(map(len, orders.values())) else ReplayError(f"{nothing}: {error}") from None
+    for (owner, axis), index in replay.indices.items():
+        if not len(index) and axis in ("in", "out", "param"):
+            raise ReplayError(f"{nothing}, and {owner!r} has no others")
+    return replay
 
 
 def _apply(model: nn.Module, orders: Mapping[ChannelSpace, Codes]) -> nn.Module:

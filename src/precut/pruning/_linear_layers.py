@@ -11,7 +11,7 @@ from precut.errors import PrecutError
 from precut.graph import Node, Value
 from precut.pruning._linear import Flow, Linear
 from precut.pruning._linear_rules import first_flow, rule
-from precut.pruning._matmul import Weight, conv2d, suits
+from precut.pruning._matmul import Weight, conv2d, linear, suits
 
 __all__ = ["everywhere"]
 
@@ -39,7 +39,7 @@ def _with_bias(run: Linear, node: Node, made: torch.Tensor, dim: int) -> torch.T
 @rule("linear")
 def _linear(run: Linear, node: Node) -> Flow:
     flow = first_flow(run, node)
-    made = F.linear(flow.tensor, _weight_of(run, node).leaf())
+    made = linear(flow.tensor, _weight_of(run, node))
     return run.settled(_with_bias(run, node, made, made.ndim - 1), flow.exponent)
 
 
@@ -55,7 +55,7 @@ def _conv(run: Linear, node: Node) -> Flow:
         x = F.pad(x, before, mode="constant" if mode == "zeros" else mode)
         padding = (0,) * spatial
     stride, dilation, groups = attrs["stride"], attrs["dilation"], attrs.get("groups", 1)
-    if spatial == 2 and suits(x, weight, groups, padding):
+    if spatial == 2 and suits(x, groups, padding):
         made = conv2d(x, weight, stride, padding, dilation)
     else:
         function = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]

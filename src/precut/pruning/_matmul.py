@@ -1,35 +1,49 @@
 """Convolutions of one image as products of matrices that are read in the order in which they lie in memory.
 
 Scores are taken in float64 over a single image, where almost all the time goes into reading weights, and torch's own
-float64 convolution reads them across their rows. Gradients of weights go straight into buffers that live as long as the
-score, since fresh memory for all of them, every round, would cost as much as the products.
+float64 convolution reads them across their rows. A weight's gradient is the product of two small matrices, and stays one:
+whoever looks at it multiplies part by part, in the cache, and never writes it all down.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-__all__ = ["Weight", "conv2d", "suits"]
+from precut.pruning._few import Few
+from precut.pruning._select import PART, Floats, Piece
+
+__all__ = ["Weight", "conv2d", "linear", "suits"]
 
 _WIDE = 64  # pixels: up to here a product reads the weights' rows as they lie, above it reads the image's
+_ALWAYS = 1 << 20
+_GATHERED = 3  # picking one number of the gradient costs about as much as multiplying three
 
 
 class Weight:
-    """An absolute weight and the buffer for its gradient.
+    """An absolute weight, and its gradient as what it is the product of.
 
     Attributes:
         value: float64, contiguous; of the dense shape.
-        gradient: of the same shape; holds the gradient after a backward pass, if ``used``.
-        used: whether a backward pass has reached it since ``clear``.
+        left, right: matrices whose products sum to the gradient, rows of the weight by columns of it.
+        rest: what else the gradient has, of the dense shape; or None.
+        few: the weights that are left, once these are few; ``value`` is then out of date.
     """
 
     def __init__(self, value: torch.Tensor) -> None:
         self.value = value.contiguous()
-        self.gradient = torch.empty_like(self.value)
-        self.used = False
+        self.left: list[torch.Tensor] = []
+        self.right: list[torch.Tensor] = []
+        self.rest: torch.Tensor | None = None
+        self.few: Few | None = None
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        """The value, (rows, columns)."""
+        return self.value.view(len(self.value), -1)
 
     @classmethod
     def like(cls, tensor: torch.Tensor) -> Weight:
@@ -38,28 +52,101 @@ class Weight:
 
     def clear(self) -> None:
         """Forgets the gradient."""
-        self.used = False
+        self.left, self.right, self.rest = [], [], None
 
-    def add_(self, left: torch.Tensor, right: torch.Tensor) -> None:
-        """Adds the product of two matrices to the gradient."""
-        flat = self.gradient.view(len(self.gradient), -1)
-        if self.used:
-            flat.addmm_(left, right)
-        else:
-            torch.mm(left, right, out=flat)
-        self.used = True
+    def add_(self, gradient: torch.Tensor) -> None:
+        """Adds to the gradient."""
+        self.rest = gradient.clone() if self.rest is None else self.rest.add_(gradient)
+
+    def gradient(self) -> torch.Tensor:
+        """The whole gradient, a new tensor; zeros where no backward pass came."""
+        made = torch.zeros_like(self.value) if self.rest is None else self.rest.clone()
+        if self.left:
+            made.view(len(made), -1).addmm_(*self._factors())
+        return made
+
+    def saliency(self) -> Piece:
+        """The gradient times the value, for selection; good until the next ``clear``."""
+        if self.few is not None:
+            made = torch.zeros_like(self.few.values)
+            for left, right in zip(self.left, self.right, strict=True):
+                made += self.few.gradient(left, right)
+            if self.rest is not None:
+                made += self.rest.view(-1)[self.few.places]
+            return _Left(made.mul_(self.few.values), self.few.places, self.value.shape)
+        if not self.left:
+            return Piece(torch.zeros_like(self.value) if self.rest is None else self.rest, self.value)
+        if self.rest is not None:
+            return Piece(self.gradient(), self.value)
+        return _Outer(*self._factors(), self.value)
+
+    def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(self.left) == 1:
+            return self.left[0], self.right[0]
+        return torch.cat(self.left, 1), torch.cat(self.right)
 
     def leaf(self) -> torch.Tensor:
         """The value for torch's own operators: a tensor whose gradient comes to this one's."""
-        return _Leaf.apply(self.value, _Flag.of(self.value), self)
+        if self.few is not None:
+            self.value.zero_().view(-1)[self.few.places] = self.few.values
+        return _Leaf.apply(self.value, _flag(self.value), self)
 
 
-class _Flag:
-    """What makes autograd call a function whose tensor inputs need no gradient."""
+class _Outer(Piece):
+    """The product of two matrices, times a tensor, number by number."""
 
-    @staticmethod
-    def of(like: torch.Tensor) -> torch.Tensor:
-        return like.new_zeros(()).requires_grad_()
+    def __init__(self, left: torch.Tensor, right: torch.Tensor, value: torch.Tensor) -> None:
+        super().__init__(value)
+        self.left, self.right = left.contiguous(), right
+
+    def parts(self, scratch: Floats) -> Iterator[tuple[int, Floats]]:
+        width = self.right.shape[1]
+        rows = max(1, PART // width)
+        value = self.first.view(-1, width)
+        room = torch.empty(rows * width, dtype=torch.float64, device=self.device)
+        for start in range(0, len(value), rows):
+            end = min(start + rows, len(value))
+            part = room[: (end - start) * width].view(-1, width)
+            torch.mm(self.left[start:end], self.right, out=part)
+            yield start * width, part.mul_(value[start:end]).view(-1).cpu().numpy()
+
+    def at(self, index: torch.Tensor) -> torch.Tensor:
+        pixels, width = self.right.shape
+        index = index.long()
+        if _GATHERED * len(index) * pixels > max(len(self), _ALWAYS):
+            return self.whole().view(-1).index_select(0, index)
+        columns = self.right.t().contiguous()
+        rows = torch.div(index, width, rounding_mode="floor")
+        found = self.left.index_select(0, rows).mul_(columns.index_select(0, index - rows * width)).sum(1)
+        return found.mul_(self.first.index_select(0, index))
+
+    def sample(self, stride: int, alive: torch.Tensor | None) -> torch.Tensor:
+        index = torch.arange(0, len(self), stride, device=self.device)
+        return self.at(index if alive is None else index[alive[::stride]])
+
+    def whole(self) -> torch.Tensor:
+        return torch.mm(self.left, self.right).view(self.shape).mul_(self.first.view(self.shape))
+
+
+class _Left(Piece):
+    """The numbers of the few weights that are left; zeros elsewhere."""
+
+    def __init__(self, numbers: torch.Tensor, places: torch.Tensor, shape: torch.Size) -> None:
+        super().__init__(numbers)
+        self.places, self.shape = places, shape
+
+    def at(self, index: torch.Tensor) -> torch.Tensor:
+        return self.first if len(index) == len(self.places) else self.whole().view(-1).index_select(0, index)
+
+    def whole(self) -> torch.Tensor:
+        made = self.first.new_zeros(self.shape)
+        made.view(-1)[self.places] = self.first
+        return made
+
+
+def _flag(like: torch.Tensor) -> torch.Tensor:
+    """What makes autograd call a function whose other tensors need no gradient."""
+    return like.new_zeros(()).requires_grad_()
 
 
 class _Leaf(torch.autograd.Function):
@@ -70,54 +157,56 @@ class _Leaf(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        weight: Weight = ctx.weight
-        if weight.used:
-            weight.gradient.add_(gradients[0])
-        else:
-            weight.gradient.copy_(gradients[0])
-        weight.used = True
+        ctx.weight.add_(gradients[0])
         return None, None, None
 
 
-class _Conv(torch.autograd.Function):
+class _Product(torch.autograd.Function):
+    """The weight's matrix times columns (columns of it, pixels): (rows, pixels)."""
+
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, flag: torch.Tensor, weight: Weight, how: tuple[Any, ...]) -> torch.Tensor:
-        stride, padding, dilation = how
-        kernel = weight.value.shape[2:]
-        rows, across = (
-            (x.shape[2 + d] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in (0, 1)
-        )
-        matrix = weight.value.view(len(weight.value), -1)
-        columns = F.unfold(x, kernel, dilation, padding, stride)[0]
-        if rows * across > _WIDE:
-            made = torch.mm(matrix, columns)
-        else:
+    def forward(ctx: Any, columns: torch.Tensor, flag: torch.Tensor, weight: Weight) -> torch.Tensor:
+        ctx.weight, ctx.narrow = weight, columns.shape[1] <= _WIDE and weight.few is None
+        if ctx.narrow:
             columns = columns.t().contiguous()
-            made = torch.mm(columns, matrix.t()).t().contiguous()
+            made = torch.mm(columns, weight.matrix.t()).t().contiguous()
+        else:
+            made = torch.mm(weight.matrix if weight.few is None else weight.few.matrix(), columns)
         ctx.save_for_backward(columns)
-        ctx.weight, ctx.how, ctx.size, ctx.places = weight, how, x.shape[2:], rows * across
-        return made.reshape(1, -1, rows, across)
+        return made
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         weight: Weight = ctx.weight
-        stride, padding, dilation = ctx.how
-        gradient, columns = gradients[0].reshape(len(weight.value), -1), ctx.saved_tensors[0]
-        matrix = weight.value.view(len(weight.value), -1)
-        wide = ctx.places > _WIDE
-        weight.add_(gradient, columns.t() if wide else columns)
-        given = None
-        if ctx.needs_input_grad[0]:
-            back = torch.mm(matrix.t(), gradient) if wide else torch.mm(gradient.t().contiguous(), matrix).t()
-            given = F.fold(back[None], ctx.size, weight.value.shape[2:], dilation, padding, stride)
-        return given, None, None, None
+        gradient, columns = gradients[0].contiguous(), ctx.saved_tensors[0].detach()
+        weight.left.append(gradient)
+        weight.right.append(columns if ctx.narrow else columns.t())
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        if weight.few is not None:
+            return torch.mm(weight.few.transposed(), gradient), None, None
+        if ctx.narrow:
+            return torch.mm(gradient.t().contiguous(), weight.matrix).t(), None, None
+        return torch.mm(weight.matrix.t(), gradient), None, None
 
 
-def suits(x: torch.Tensor, weight: Weight, groups: int, padding: Any) -> bool:
+def suits(x: torch.Tensor, groups: int, padding: Any) -> bool:
     """Whether ``conv2d`` takes this call."""
     return x.ndim == 4 and len(x) == 1 and groups == 1 and not isinstance(padding, str)
 
 
 def conv2d(x: torch.Tensor, weight: Weight, stride: Any, padding: Any, dilation: Any) -> torch.Tensor:
-    """The convolution of one image, (1, C, H, W) float64, without bias; the weight's gradient goes to its buffer."""
-    return _Conv.apply(x, _Flag.of(x), weight, (stride, padding, dilation))
+    """The convolution of one image, (1, C, H, W) float64, without bias; the weight's gradient goes to the Weight."""
+    kernel = weight.value.shape[2:]
+    rows, across = (
+        (x.shape[2 + d] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in (0, 1)
+    )
+    columns = F.unfold(x, kernel, dilation, padding, stride)[0]
+    made: torch.Tensor = _Product.apply(columns, _flag(x), weight)
+    return made.view(1, -1, rows, across)
+
+
+def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
+    """(..., columns) to (..., rows), likewise."""
+    made: torch.Tensor = _Product.apply(x.reshape(-1, x.shape[-1]).t(), _flag(x), weight)
+    return made.t().reshape(*x.shape[:-1], -1)

@@ -75,6 +75,8 @@ class Network:
         official: whether the published code's arithmetic is to be followed to the bit.
         removed: flat positions that the last round took from ``masks``, by layer; a layer that is missing may have
             lost any.
+        places: flat positions of what is left, ascending, once it is few in all.
+        stayed: which of the positions that ``places`` held before the last round it still holds.
         cache: what a score wants to find again in the next round.
         buffers: memory for the linearised network's weights, by the parameters' identities; whoever needs it next fills
             it anew.
@@ -90,6 +92,8 @@ class Network:
     official: bool = False
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
     removed: dict[str, torch.Tensor] = field(default_factory=dict)
+    places: dict[str, torch.Tensor] = field(default_factory=dict)
+    stayed: dict[str, torch.Tensor] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
     buffers: dict[int, Weight] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

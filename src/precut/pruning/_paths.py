@@ -30,15 +30,11 @@ def on_paths(network: Network, constants: bool = False) -> dict[str, torch.Tenso
     for name, weight in weights.items():
         weight.value.copy_(network.masks[name])
         weight.clear()
+        weight.few = None
     run = Linear(network.graph, _by_parameter(network, weights), Mode(paths=True, constants=constants))
     with torch.enable_grad():
         run.run().tensor.backward()
-    return {
-        name: (weight.gradient > 0).logical_and_(network.masks[name])
-        if weight.used
-        else torch.zeros_like(network.masks[name])
-        for name, weight in weights.items()
-    }
+    return {name: (weight.gradient() > 0).logical_and_(network.masks[name]) for name, weight in weights.items()}
 
 
 def _by_parameter(network: Network, weights: dict[str, Weight]) -> dict[int, Weight]:
@@ -72,6 +68,7 @@ def conservation(network: Network) -> Conservation:
     for name, weight in weights.items():
         weight.value.copy_(network.layers[name].weight.detach().abs()).mul_(network.masks[name])
         weight.clear()
+        weight.few = None
     run = Linear(graph, _by_parameter(network, weights))
     with torch.enable_grad():
         total = run.run()
@@ -140,7 +137,7 @@ class _Sums:
             if key not in run.weights or key in self.total:
                 continue
             weight = run.weights[key]
-            score = weight.value * weight.gradient if weight.used else torch.zeros_like(weight.value)
+            score = weight.gradient().mul_(weight.value)
             self.total[key] = float(score.sum())
             for axis in ("in", "out"):
                 self.by_axis[key, axis] = _axis_sums(node, score, axis).cpu()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from precut.errors import PrecutError
@@ -218,7 +219,7 @@ class Survivors:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.positions: dict[str, torch.Tensor] | None = None
+        network.removed, network.places, network.stayed = {}, {}, {}
 
     def cut(
         self, given: dict[str, Piece], plan: Plan, total: int, counts: Counts | None, regrows: bool, last: bool
@@ -227,27 +228,31 @@ class Survivors:
         network = self.network
         if regrows:
             network.masks = _best(given, None, plan, total, counts, last)
-        elif self.positions is None:
+        elif not network.places:
             before, network.masks = network.masks, _best(given, network.masks or None, plan, total, counts, last)
             network.removed = _lost(before, network.masks)
             if total <= _FEW * sum(plan.sizes.values()):
-                self.positions = {
-                    name: mask.reshape(-1).nonzero().squeeze(1).int() for name, mask in network.masks.items()
-                }
+                network.places = {name: _positions(mask) for name, mask in network.masks.items()}
         else:
-            found = {name: Piece(given[name].at(places)) for name, places in self.positions.items()}
-            for name, keep in _best(found, None, plan, total, counts, last).items():
-                gone = self.positions[name][~keep].long()
+            found = {name: Piece(given[name].at(places)) for name, places in network.places.items()}
+            network.stayed = _best(found, None, plan, total, counts, last)
+            for name, keep in network.stayed.items():
+                gone = network.places[name][~keep].long()
                 network.masks[name].view(-1)[gone] = False
                 network.removed[name] = gone
-                self.positions[name] = self.positions[name][keep]
+                network.places[name] = network.places[name][keep]
 
 
-def _lost(before: Masks, after: Masks) -> dict[str, torch.Tensor]:
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """The flat positions (int32) of what is set. NumPy finds them several times faster than torch."""
+    return torch.from_numpy(np.flatnonzero(mask.cpu().numpy()).astype(np.int32)).to(mask.device)
+
+
+def _lost(before: Masks, after: Masks) -> Masks:
     """The positions that went, of layers that lost few: quicker to set to zero than a mask to multiply by."""
     found = {}
     for name, mask in after.items():
-        gone = (before[name] ^ mask if before else ~mask).reshape(-1)
-        if int(torch.count_nonzero(gone)) < _FEW_LOST * mask.numel():
-            found[name] = gone.nonzero().squeeze(1)
+        gone = before[name] ^ mask if before else ~mask
+        if np.count_nonzero(gone.cpu().numpy()) < _FEW_LOST * mask.numel():
+            found[name] = _positions(gone).long()
     return found

@@ -16,10 +16,10 @@ import torch
 
 from precut.errors import PrecutError
 
-__all__ = ["Piece", "check_scores", "keep_above", "keep_highest"]
+__all__ = ["PART", "Floats", "Piece", "check_scores", "keep_above", "keep_highest"]
 
 _SAMPLE = 1 << 15
-_PART = 1 << 16  # half a megabyte of float64
+PART = 1 << 16  # half a megabyte of float64
 
 Floats = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -47,10 +47,10 @@ class Piece:
         """(start, numbers) of each part, in order; the numbers may lie in ``scratch``."""
         first = self.first.cpu().numpy()
         second = None if self.second is None else self.second.cpu().numpy()
-        for start in range(0, len(first), _PART):
-            part = first[start : start + _PART]
+        for start in range(0, len(first), PART):
+            part = first[start : start + PART]
             if second is not None:
-                part = np.multiply(part, second[start : start + _PART], out=scratch[: len(part)])
+                part = np.multiply(part, second[start : start + PART], out=scratch[: len(part)])
             yield start, part
 
     def at(self, index: torch.Tensor) -> torch.Tensor:
@@ -91,35 +91,31 @@ def _bracket(pieces: Pieces, k: int, alive: Masks | None, total: int) -> tuple[f
     return low, high
 
 
-def _scan(
-    pieces: Pieces, alive: Masks | None, low: float, high: float
-) -> tuple[list[Bools], list[Places], list[Floats]]:
-    """One pass: masks of what is above ``high``, and positions and numbers of what is from ``low`` to ``high``."""
-    masks, places, numbers = [], [], []
+def _scan(pieces: Pieces, alive: Masks | None, low: float, high: float) -> list[tuple[Bools, Places, Floats]]:
+    """One pass: for each piece a mask of what is above ``high``, and positions and numbers of what is from ``low`` to
+    ``high``."""
+    living: list[Bools | None] = [None] * len(pieces) if alive is None else [mask.cpu().numpy() for mask in alive]
+    return [_scan_piece(piece, mask, low, high) for piece, mask in zip(pieces, living, strict=True)]
+
+
+def _scan_piece(piece: Piece, alive: Bools | None, low: float, high: float) -> tuple[Bools, Places, Floats]:
     # NumPy compares and finds several times faster than torch on a CPU.
-    for i, piece in enumerate(pieces):
-        scratch = np.empty(min(_PART, len(piece)), dtype=piece.first.cpu()[:0].numpy().dtype)
-        within = np.empty(len(scratch), dtype=bool)
-        living = None if alive is None else alive[i].cpu().numpy()
-        mask = np.empty(len(piece), dtype=bool)
-        where, found = [np.empty(0, dtype=np.int64)], [scratch[:0]]
-        for start, part in piece.parts(scratch):
-            end = start + len(part)
-            over, inside = mask[start:end], within[: len(part)]
-            np.greater(part, high, out=over)
-            np.greater_equal(part, low, out=inside)
-            np.logical_xor(inside, over, out=inside)
-            if living is not None:
-                np.logical_and(over, living[start:end], out=over)
-                np.logical_and(inside, living[start:end], out=inside)
-            index = np.flatnonzero(inside)
-            if len(index):
-                where.append(index + start)
-                found.append(part[index])
-        masks.append(mask)
-        places.append(np.concatenate(where))
-        numbers.append(np.concatenate(found))
-    return masks, places, numbers
+    scratch = np.empty(min(PART, len(piece)), dtype=piece.first[:0].cpu().numpy().dtype)
+    mask = np.empty(len(piece), dtype=bool)
+    where, found = [np.empty(0, dtype=np.int64)], [scratch[:0]]
+    for start, part in piece.parts(scratch):
+        end = start + len(part)
+        over = np.greater(part, high, out=mask[start:end])
+        inside = part >= low
+        np.logical_xor(inside, over, out=inside)
+        if alive is not None:
+            np.logical_and(over, alive[start:end], out=over)
+            np.logical_and(inside, alive[start:end], out=inside)
+        index = np.flatnonzero(inside)
+        if len(index):
+            where.append(index + start)
+            found.append(part[index])
+    return mask, np.concatenate(where), np.concatenate(found)
 
 
 def keep_highest(scores: Sequence[Piece | torch.Tensor], k: int, alive: Masks | None = None) -> list[torch.Tensor]:
@@ -141,17 +137,20 @@ def keep_highest(scores: Sequence[Piece | torch.Tensor], k: int, alive: Masks | 
     if k <= 0:
         return [torch.zeros(p.shape, dtype=torch.bool, device=p.device) for p in pieces]
     low, high = _bracket(pieces, k, flat, total)
-    masks, places, numbers = _scan(pieces, flat, low, high)
-    above = sum(int(np.count_nonzero(mask)) for mask in masks)
-    if not above < k <= above + sum(map(len, numbers)):  # the sample misled
-        masks, places, numbers = _scan(pieces, flat, -math.inf, math.inf)
-        above = sum(int(np.count_nonzero(mask)) for mask in masks)
-    kept = _stable(torch.from_numpy(np.concatenate(numbers)), k - above).numpy()
+    scanned = _scan(pieces, flat, low, high)
+    above = sum(int(np.count_nonzero(mask)) for mask, _, _ in scanned)
+    if not above < k <= above + sum(len(numbers) for _, _, numbers in scanned):  # the sample misled
+        scanned = _scan(pieces, flat, -math.inf, math.inf)
+        above = sum(int(np.count_nonzero(mask)) for mask, _, _ in scanned)
+    numbers = torch.from_numpy(np.concatenate([numbers for _, _, numbers in scanned]))
+    kept = _stable(numbers, k - above).numpy()
     start = 0
-    for mask, place in zip(masks, places, strict=True):
-        mask[place[kept[start : start + len(place)]]] = True
-        start += len(place)
-    return [torch.from_numpy(m).view(piece.shape).to(piece.device) for m, piece in zip(masks, pieces, strict=True)]
+    masks = []
+    for piece, (mask, places, _) in zip(pieces, scanned, strict=True):
+        mask[places[kept[start : start + len(places)]]] = True
+        start += len(places)
+        masks.append(torch.from_numpy(mask).view(piece.shape).to(piece.device))
+    return masks
 
 
 def _stable(numbers: torch.Tensor, k: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from precut.errors import PrecutError
+from precut.pruning._few import Few, worthwhile
 from precut.pruning._linear import Linear
 from precut.pruning._matmul import Weight
 from precut.pruning._network import Network
@@ -40,21 +41,29 @@ class SynFlow(Score):
         for name, weight in weights.items():
             weight.clear()
             if fresh:
+                weight.few = None
                 _set_absolute_(network, name, weight)
-            if name in network.removed:
+            if weight.few is not None:
+                weight.few.keep(network.stayed[name])
+            elif name in network.removed:
                 weight.value.view(-1).index_fill_(0, network.removed[name], 0)
             elif name in network.masks:
                 weight.value.mul_(network.masks[name])
+            places = network.places.get(name)
+            if (
+                weight.few is None
+                and places is not None
+                and worthwhile(len(places), weight.value.numel(), places.device)
+            ):
+                values = weight.value.view(-1).index_select(0, places)
+                weight.few = Few(places, values, len(weight.value), weight.value[0].numel())
         network.cache["filled"] = True  # the next round only takes weights away
         run = Linear(network.graph, {id(network.layers[name].weight): w for name, w in weights.items()})
         with torch.enable_grad():
             run.run().tensor.backward()
         for note in run.notes:
             network.note(note)
-        for weight in weights.values():
-            if not weight.used:
-                weight.gradient.zero_()
-        return {name: Piece(weight.gradient, weight.value) for name, weight in weights.items()}
+        return {name: weight.saliency() for name, weight in weights.items()}
 
 
 def _set_absolute_(network: Network, name: str, weight: Weight) -> None:

@@ -112,7 +112,7 @@ def isometry(
     *,
     batch_norm: str = "running",
     exact_side: int = EXACT_SIDE,
-    tolerance: float = 0.005,
+    tolerance: float = 0.01,
     max_steps: int = 96,
     max_probes: int = 32,
     seed: int = 0,
@@ -187,16 +187,18 @@ def with_batch_statistics(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def _points(graph: Graph, x: Tensor) -> list[tuple[Segment, Tensor]]:
-    """Every segment with what it reads when the network runs on ``x``."""
+    """Every segment with what it reads when the network runs on ``x``; nothing else is kept longer than needed."""
     found = segments(graph)
-    wanted = {segment.reads.id for segment in found}
+    kept = {segment.reads.id for segment in found}
+    last = {value.id: node.index for node in graph.nodes for value in node.inputs}
+    values = {graph.inputs[0].id: x.clone()}
     with torch.no_grad():
-        kept = {number: tensor for number, tensor in _values(graph, x).items() if number in wanted}
-    return [(segment, kept[segment.reads.id]) for segment in found]
-
-
-def _values(graph: Graph, x: Tensor) -> dict[int, Tensor]:
-    return graph.compute(graph.nodes, {graph.inputs[0].id: x.clone()})
+        for node in graph.nodes:
+            values = graph.compute((node,), values)
+            for number in [value.id for value in (*node.inputs, *node.outputs)]:
+                if number in values and number not in kept and last.get(number, -1) <= node.index:
+                    del values[number]
+    return [(segment, values[segment.reads.id]) for segment in found]
 
 
 def _spectrum(

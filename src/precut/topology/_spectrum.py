@@ -24,8 +24,8 @@ _LARGEST_MATRIX = 1 << 24  # elements; larger Jacobians are never stored, only t
 _CHUNK = 1 << 22  # elements of vectors that are multiplied at once
 _CHECK_EVERY = 8  # Lanczos steps between two looks at the error
 _PROBES = 4  # vectors at once
-_ORTHOGONAL = 1 << 14  # elements; shorter vectors are orthogonalised against all before them
-_SQUARES = 64  # random vectors that estimate a mean square without a closed form
+_ORTHOGONAL = 1 << 12  # elements; shorter vectors are orthogonalised against all before them
+_SQUARES = 256  # random vectors that estimate a mean square without a closed form
 
 
 @dataclass(frozen=True)
