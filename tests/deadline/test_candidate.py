@@ -38,6 +38,7 @@ def sample():
         ({}, 1.0),
         ({"support": "PS4_P4"}, 4 / 9),
         ({"density": 0.3}, 0.3),
+        ({"support": "magnitude 0.5"}, 0.5),
         ({"support": "dense", "density": 1.0, "width_mult": 0.5}, 1.0),
     ],
 )
@@ -55,6 +56,8 @@ def test_what_a_candidate_is(sample, choices, density):
 def test_two_ways_of_taking_weights_away_do_not_go_together(sample):
     with pytest.raises(Rejected, match=r"support PS4_P4 and density 0.3 both take weights away"):
         build({"model": "resnet8", "support": "PS4_P4", "density": 0.3}, sample, seed=0)
+    with pytest.raises(Rejected, match="is neither a support nor a score with the share that it keeps"):
+        build({"model": "resnet8", "support": "synflow some"}, sample, seed=0)
 
 
 def test_a_candidate_is_timed_trained_and_goes_on(tmp_path):

@@ -89,7 +89,9 @@ def run(arguments: argparse.Namespace) -> None:
     result = search(plan, arguments.workers, ray=arguments.ray, on_change=_Told(plan.trials))
     runs = " ".join(row["run"] for row in result.best)
     hint = "the same command goes on"
-    if result.done:
+    if result.done and not runs:
+        hint = f"no candidate has a validation accuracy of {plan.min_accuracy:g} (--min-accuracy): add trials or epochs"
+    elif result.done:
         hint = f"next: precut profile {runs} --data {arguments.data} --split test"
     show(f"{result}\n{hint}", result.to_dict(), arguments.json)
 

@@ -77,14 +77,21 @@ def build(candidate: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Modul
             width_mult=candidate.get("width_mult", 1.0),
             **own,
         )
-    support, density = candidate.get("support", "dense"), candidate.get("density", 1.0)
+    support, density, score = candidate.get("support", "dense"), candidate.get("density", 1.0), "synflow"
+    if support != "dense" and density < 1:
+        raise Rejected(f"support {support} and density {density} both take weights away; one of them must not")
+    name, _, share = support.partition(" ")
+    if share:
+        try:
+            support, score, density = "dense", name, float(share)
+        except ValueError:
+            raise Rejected(
+                f"support {support!r} is neither a support nor a score with the share that it keeps"
+            ) from None
     if support != "dense":
-        if density < 1:
-            raise Rejected(f"support {support} and density {density} both take weights away; one of them must not")
         return sparsify(model, support, seed=seed)
     if density < 1:
-        example = torch.zeros(1, channels, side, side)
-        return prune(model, "synflow", density, example, rounds=20, seed=seed)[0]
+        return prune(model, score, density, torch.zeros(1, channels, side, side), rounds=20, seed=seed)[0]
     return model
 
 

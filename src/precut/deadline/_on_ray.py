@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +15,17 @@ from precut.errors import PrecutError
 __all__ = ["run_on_ray"]
 
 _LOOK_S = 1.0
+
+
+def _knock(address: str) -> None:
+    """Ray itself waits for minutes where nobody answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise PrecutError(f"there is no Ray cluster at {address!r}: {error.strerror or error}") from None
 
 
 def run_on_ray(plan: Plan, workers: int, address: str, tell: Callable[[], None]) -> None:
@@ -28,6 +40,7 @@ def run_on_ray(plan: Plan, workers: int, address: str, tell: Callable[[], None])
         raise PrecutError("--ray needs Ray, which is not installed: pip install 'precut[ray]'") from None
     started = not ray.is_initialized()
     if started:
+        _knock(address)
         try:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:

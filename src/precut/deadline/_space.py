@@ -16,18 +16,17 @@ __all__ = ["DEFAULT_SPACE", "Space", "check_count"]
 DEFAULT_SPACE: dict[str, list[Any]] = {
     "model": ["resnet8", "resnet20", "resnet32"],
     "width_mult": [0.5, 0.75, 1.0, 1.5],
-    "support": ["PS2_P6", "PS4_P4", "dense"],
+    "support": ["PS2_P6", "synflow 0.3", "PS4_P4", "dense"],
     "resolution": [16, 24, 32],
-    "density": [0.3, 1.0],
 }
 
 
 class Space:
     """Choices by name, each a list from the cheapest to the dearest; one of each is a candidate.
 
-    ``model`` (depth: names of the zoo), ``width_mult``, ``support``, ``resolution`` (side in pixels), ``density`` (share
-    of weights that pruning at initialisation keeps) have a meaning of their own; any other name is an argument of
-    ``create_model``.
+    ``model`` (depth: names of the zoo), ``width_mult``, ``support`` ("PS4_P4"; or pruning at initialisation by a score and
+    the share of weights that it keeps, "synflow 0.3"), ``density`` (that share for SynFlow, with dense supports) and
+    ``resolution`` (side in pixels) have a meaning of their own; any other name is an argument of ``create_model``.
 
     Args:
         choices: name to list; a single value is a list of one.
