@@ -19,7 +19,7 @@ from torch import nn
 from precut.dynamic import Point, make_dynamic, train_ladder
 from precut.errors import PrecutError
 from precut.measure import environment, summary
-from precut.training import fit
+from precut.training import fit, resolve_precision
 
 if TYPE_CHECKING:
     from precut.data import Dataset
@@ -65,7 +65,7 @@ def do_dynamic(
         "recipe": run.recipe,
         "changes": json.dumps(dict(run.changes), sort_keys=True),
         "epochs": recipe.epochs,
-        "precision": recipe.precision,
+        "precision": resolve_precision(recipe.precision, torch.device("cpu")),
         "params": counts.params,
         "params_dense": counts.params_dense,
         "macs": counts.macs,

@@ -22,7 +22,7 @@ from precut.layers import init_fresh_, sparsify
 from precut.measure import environment, summary
 from precut.models import create_model
 from precut.pruning import prune, scores
-from precut.training import MovingSupports, Recipe, fit, load_recipe
+from precut.training import MovingSupports, Recipe, fit, load_recipe, resolve_precision
 
 __all__ = ["COLUMNS", "build", "read_rows", "recipe_of", "run_claim"]
 
@@ -157,7 +157,7 @@ def _do(run: Run, claim: Claim, dataset: Dataset, folder: Path, threads: int | N
         "recipe": run.recipe,
         "changes": json.dumps(dict(run.changes), sort_keys=True),
         "epochs": recipe.epochs,
-        "precision": recipe.precision,
+        "precision": resolve_precision(recipe.precision, torch.device("cpu")),
         "params": counts.params,
         "params_dense": counts.params_dense,
         "macs": counts.macs,

@@ -2,6 +2,7 @@
 
 from precut._environment import environment
 from precut.training._callback import Callback, TrainState
+from precut.training._devices import resolve_precision
 from precut.training._evaluate import evaluate
 from precut.training._fit import FitResult, fit
 from precut.training._init import init_kundu_
@@ -30,4 +31,5 @@ __all__ = [
     "list_recipes",
     "load_recipe",
     "param_groups",
+    "resolve_precision",
 ]
