@@ -17,10 +17,10 @@ PACKAGE = Path(precut.__file__).parent
 
 FLOORS = {
     **dict.fromkeys(["errors", "_registry", "_files", "_environment", "graph", "report"], 1),
-    **dict.fromkeys(["supports", "data", "models"], 2),
+    **dict.fromkeys(["supports", "data", "models", "runtime"], 2),
     "ops": 3,
     "layers": 4,
-    **dict.fromkeys(["checkpoint", "measure", "pruning", "engine", "runtime"], 5),
+    **dict.fromkeys(["checkpoint", "measure", "pruning", "engine"], 5),
     "training": 6,
     **dict.fromkeys(["topology", "dynamic", "deadline", "bench"], 7),
     "experiments": 8,

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "guard.h"
 #include "model.h"
 
 struct precut_model : precut::Model {};
@@ -20,31 +21,6 @@ Model::~Model() {
 }
 
 namespace {
-
-precut_status report(precut_status code, const char* message, char* err, size_t errlen) {
-  if (err && errlen) {
-    size_t n = std::min(std::strlen(message), errlen - 1);
-    std::memcpy(err, message, n);
-    err[n] = 0;
-  }
-  return code;
-}
-
-template <class F>
-precut_status guarded(char* err, size_t errlen, F&& f) {
-  try {
-    f();
-    return PRECUT_OK;
-  } catch (const Error& e) {
-    return report(e.code, e.what(), err, errlen);
-  } catch (const std::bad_alloc&) {
-    return report(PRECUT_ERR_MEMORY, "out of memory", err, errlen);
-  } catch (const std::exception& e) {
-    return report(PRECUT_ERR_INTERNAL, e.what(), err, errlen);
-  } catch (...) {
-    return report(PRECUT_ERR_INTERNAL, "an unknown defect", err, errlen);
-  }
-}
 
 int available_cores() {
 #if defined(__linux__)

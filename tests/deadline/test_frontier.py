@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from deadline.points import exact, ladder
 from precut import PrecutError
-from precut.deadline import Frontier, Point, mcnemar
+from precut.deadline import Frontier, Point, Profile, mcnemar
+from precut.measure import environment
 
 PAIRS = st.lists(
     st.tuples(st.integers(1, 8).map(lambda t: t * 1e-3), st.integers(0, 10).map(lambda a: a / 10)),
@@ -156,6 +157,25 @@ def test_json_and_picture(tmp_path):
         Frontier.load(tmp_path / "none.json")
 
 
+def test_a_file_knows_its_machine(tmp_path):
+    """A frontier of a profile is refused elsewhere, as its profile is; one that was made by hand knows no machine."""
+    points = tuple(ladder(2))
+    path = Profile(points, environment(), 300, 0).frontier().save(tmp_path / "here.json")
+    assert Frontier.load(path).environment == environment()
+    data = json.loads(path.read_text())
+    data["environment"]["cores"] = 999
+    path.write_text(json.dumps(data))
+    with pytest.raises(PrecutError, match=r"another machine \(cores 999, here .*other_machine=True"):
+        Frontier.load(path)
+    back = Frontier.load(path, other_machine=True)
+    assert back.times == pytest.approx(Frontier(points).times, abs=1e-9)
+    data["environment"] = {**environment(), "device": "Another GPU 9000"}
+    path.write_text(json.dumps(data))
+    with pytest.raises(PrecutError, match=r'another machine \(device "Another GPU 9000", here "cpu"\)'):
+        Frontier.load(path)
+    assert Frontier.load(Frontier(points).save(tmp_path / "made.json")).environment is None
+
+
 def test_best_by_time():
     frontier = Frontier(exact([(1e-3, 0.5), (2e-3, 0.6)]))
     assert frontier.best(0.5e-3) is None
@@ -188,5 +208,8 @@ def test_wrong_uses():
         Point("x", 0.5, [float("nan")])
     with pytest.raises(PrecutError, match=r"accuracy must lie from 0 to 1; got 85"):
         Point("x", 85, [1.0])
+    for samples in (3, None, ["x"]):
+        with pytest.raises(PrecutError, match="point 'x', batch 1: samples are a sequence of seconds; got"):
+            Point("x", 0.5, samples)
     with pytest.raises(PrecutError, match="has no samples at batch 1"):
         Point("x", 0.5, [])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import threading
 import tracemalloc
 
+import numpy as np
 import pytest
 
 from deadline.points import exact, ladder, lognormal
@@ -321,11 +323,22 @@ def test_wrong_uses():
         Selector(ladder(2), infeasible="drops")
     with pytest.raises(PrecutError, match="window must be a whole number of at least 10; got 3"):
         Selector(ladder(2), window=3)
+    for follow in (0.2, (0.2,)):
+        with pytest.raises(PrecutError, match="follow must be two shares from 0 to 1"):
+            Selector(ladder(2), follow=follow)
     selector = Selector(ladder(2))
-    with pytest.raises(PrecutError, match="remaining_s must be a number of seconds; got nan"):
-        selector.choose(math.nan)
-    decision = selector.choose(1.0)
-    for seconds in (math.nan, -1e-9):
+    for wrong in (math.nan, "1", True, [1.0]):
+        with pytest.raises(PrecutError, match=re.escape(f"remaining_s must be a number of seconds; got {wrong!r}")):
+            selector.choose(wrong)
+    for wrong in (math.nan, "high"):
+        with pytest.raises(PrecutError, match="min_accuracy must be a share from 0 to 1; got"):
+            selector.choose(1.0, min_accuracy=wrong)
+        with pytest.raises(PrecutError, match="energy_j must be a number of joules; got"):
+            selector.choose(1.0, energy_j=wrong)
+    decision = selector.choose(np.float32(1.0))
+    with pytest.raises(PrecutError, match="observe takes a decision as choose gave it; got None"):
+        selector.observe(None, 1.0)
+    for seconds in (math.nan, -1e-9, "1", None):
         with pytest.raises(PrecutError, match="seconds must be a number from 0 up; got"):
             selector.observe(decision, seconds)
     selector.observe(decision, 0.0)

@@ -137,6 +137,34 @@ struct BlockArgs {
   float lo, hi;
 };
 
+// For training: rows of sums over shifted planes, in blocks of rows that share one list of shifts.
+struct ShiftArgs {
+  const float* x;
+  const int32_t* offs;   // of each tap, from x
+  const float* w;        // (tap, row of the block)
+  const int32_t* first;  // tap of each block, and one past the end
+  int64_t blocks;
+  float* y;
+  int64_t y_row;
+  bool add;  // to what y holds
+};
+using ShiftFn = void (*)(const ShiftArgs&);
+// And for one block the sums over positions of products of its rows with shifted planes, added to dw (tap, row).
+struct ShiftDotArgs {
+  const float *x, *y;
+  int64_t x_image, y_image, y_row, images, positions;
+  const int32_t* offs;
+  int32_t from, to;
+  float* dw;
+};
+// Blocks of `rows` rows, up to `vectors` vectors of positions at a time.
+constexpr int kShiftVectors = 8;
+struct ShiftInfo {
+  int rows, vectors;
+  ShiftFn sum[kShiftVectors + 1];  // by number of vectors, 0 unused
+  void (*dot)(const ShiftDotArgs&);
+};
+
 struct ActArgs {
   float* y;
   int64_t positions;
@@ -172,6 +200,7 @@ struct Kernels {
   void (*lift)(const LiftArgs&);
   void (*block)(const BlockArgs&);
   int64_t (*burn)(int64_t rounds, float* sink);  // see misc.h
+  ShiftInfo shift[3];                            // from most rows to one
 };
 
 // Null where the build does not hold them.

@@ -3,6 +3,7 @@
 #include "conv_tile.h"
 #include "misc.h"
 #include "planar.h"
+#include "shift.h"
 #include "sparse.h"
 #include "tile_table.h"
 #include "winograd.h"
@@ -18,7 +19,8 @@ constexpr Kernels kKernels = {
     wino_in,    wino_out,
     {nullptr, sparse_sum<1, 4>, sparse_sum<2, 4>, sparse_sum<3, 2>, sparse_sum<4, 2>, sparse_sum<5, 1>, sparse_sum<6, 1>,
      sparse_sum<7, 1>, sparse_sum<8, 1>},
-    8,          lift, block, burn};
+    8,          lift, block, burn,
+    PRECUT_SHIFT_WIDE};
 }  // namespace
 }  // namespace PRECUT_NS
 const Kernels* neon_kernels() { return &PRECUT_NS::kKernels; }

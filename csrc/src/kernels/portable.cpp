@@ -2,6 +2,7 @@
 #include "conv_tile.h"
 #include "misc.h"
 #include "planar.h"
+#include "shift.h"
 #include "sparse.h"
 #include "tile_table.h"
 #include "winograd.h"
@@ -17,7 +18,8 @@ constexpr Kernels kKernels = {
     wino_in,    wino_out,
     {nullptr, sparse_sum<1, 4>, sparse_sum<2, 4>, sparse_sum<3, 2>, sparse_sum<4, 2>, sparse_sum<5, 1>, sparse_sum<6, 1>,
      sparse_sum<7, 1>, sparse_sum<8, 1>},
-    8,          lift, block, burn};
+    8,          lift, block, burn,
+    PRECUT_SHIFT};
 }  // namespace
 }  // namespace PRECUT_NS
 const Kernels* portable_kernels() { return &PRECUT_NS::kKernels; }

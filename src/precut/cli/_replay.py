@@ -72,7 +72,7 @@ def _frontier(arguments: argparse.Namespace) -> Frontier:
     except (OSError, ValueError, AttributeError):
         kind = ""
     if kind.startswith("precut-frontier"):
-        return Frontier.load(path)
+        return Frontier.load(path, other_machine=arguments.other_machine)
     return Profile.load(path, other_machine=arguments.other_machine).frontier(batch=arguments.batch)
 
 

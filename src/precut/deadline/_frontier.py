@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from precut._files import atomic_write
+from precut.deadline._machine import check_machine
 from precut.deadline._mcnemar import mcnemar
 from precut.deadline._point import Point
 from precut.errors import PrecutError, unknown, whole
@@ -33,6 +34,7 @@ class Frontier:
         tolerance: accuracy that may be lost by thinning (a share: 0.002 is 0.2 points).
         max_points: thin to at most so many points, with the least loss that allows.
         max_bytes: thin until the kept points' memory is at most this, with the least loss that allows.
+        environment: where the points were measured, as a Profile has it; a file then knows its machine.
 
     Attributes:
         points: the kept ones, quickest first.
@@ -54,11 +56,13 @@ class Frontier:
         tolerance: float = 0.0,
         max_points: int | None = None,
         max_bytes: int | None = None,
+        environment: Mapping[str, Any] | None = None,
     ) -> None:
         given = list(points)
         _check(given, tolerance)
         self.time = time
         self.batch = whole("batch", batch)
+        self.environment = None if environment is None else dict(environment)
         self.dropped: list[tuple[str, str]] = []
         able = [point for point in given if min_accuracy is None or point.accuracy >= min_accuracy]
         self.dropped += [(p.name, f"accuracy {p.accuracy:.4f} < {min_accuracy}") for p in given if p not in able]
@@ -195,6 +199,7 @@ class Frontier:
             "batch": self.batch,
             "loss": self.loss,
             "dropped": [list(pair) for pair in self.dropped],
+            "environment": self.environment,
             "points": [point.to_dict() for point in self.points],
         }
 
@@ -203,12 +208,22 @@ class Frontier:
         return atomic_write(path, json.dumps(self.to_dict()) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path, runs: Mapping[str, Callable[..., Any]] | None = None) -> Frontier:
+    def load(
+        cls,
+        path: str | Path,
+        runs: Mapping[str, Callable[..., Any]] | None = None,
+        *,
+        other_machine: bool = False,
+    ) -> Frontier:
         """The frontier in a file.
 
         Args:
             path: of the JSON file.
             runs: what runs each point, by name; points without an entry cannot be executed.
+            other_machine: take one that was measured on another machine; its times are then not this machine's.
+
+        Raises:
+            PrecutError: no frontier, or another machine's.
         """
         path = Path(path)
         try:
@@ -219,8 +234,11 @@ class Frontier:
             raise PrecutError(f"{str(path)!r} is not JSON: {error}") from None
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise PrecutError(f"{str(path)!r} is not a frontier file (format {_FORMAT!r})")
+        where = data.get("environment")
+        if where is not None and not other_machine:
+            check_machine(path, where)
         points = [Point.from_dict(entry, (runs or {}).get(entry.get("name", ""))) for entry in data["points"]]
-        frontier = cls(points, data["time"], batch=data["batch"])
+        frontier = cls(points, data["time"], batch=data["batch"], environment=where)
         frontier.loss = data["loss"]
         frontier.dropped = [(name, why) for name, why in data["dropped"]]
         return frontier

@@ -125,6 +125,8 @@ class Ledger:
         Raises:
             PrecutError: it does not wait for one.
         """
+        if not isinstance(decision, Decision):
+            raise PrecutError(f"observe takes a decision as choose gave it; got {decision!r:.60}")
         if self.pending.get(decision.number) is not decision:
             raise PrecutError(
                 f"decision {decision.number} does not wait for an outcome: it was observed before, runs nothing, is "

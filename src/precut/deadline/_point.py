@@ -165,7 +165,12 @@ def _by_batch(name: str, samples: Any) -> dict[int, tuple[float, ...]]:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise PrecutError(f"point {name!r}: batch sizes are whole numbers from 1 up; got {size!r}")
         times = table[size]
-        times = tuple(float(t) for t in (times.tolist() if hasattr(times, "tolist") else times))
+        try:
+            times = tuple(float(t) for t in (times.tolist() if hasattr(times, "tolist") else times))
+        except (TypeError, ValueError):
+            raise PrecutError(
+                f"point {name!r}, batch {size}: samples are a sequence of seconds; got {times!r:.60}"
+            ) from None
         if not times:
             raise PrecutError(f"point {name!r} has no samples at batch {size}; measure it, or see deadline.profile")
         for t in times:

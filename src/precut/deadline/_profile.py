@@ -16,6 +16,7 @@ from torch import nn
 from precut._environment import environment
 from precut._files import atomic_write
 from precut.deadline._frontier import Frontier
+from precut.deadline._machine import check_machine
 from precut.deadline._point import Point
 from precut.deadline._quantiles import needed_samples
 from precut.deadline._target import Target, served
@@ -27,7 +28,6 @@ from precut.report import Column, Table, byte_size, duration
 __all__ = ["Profile", "inputs_of", "profile"]
 
 _FORMAT = "precut-profile-1"
-_MACHINE = ("cpu", "cpu_flags", "cores")
 _ENERGY_S = 1.0  # counters tick every millisecond or so
 
 
@@ -51,7 +51,7 @@ class Profile:
 
     def frontier(self, time: str = "p99_ucb", **limits: Any) -> Frontier:
         """The points worth keeping; arguments as of Frontier."""
-        return Frontier(self.points, time, **limits)
+        return Frontier(self.points, time, environment=self.environment, **limits)
 
     def table(self) -> Table:
         """Quantiles and their bounds by point and batch size; a dash where there are too few samples."""
@@ -126,22 +126,11 @@ class Profile:
             raise PrecutError(f"{str(path)!r} is not JSON: {error}") from None
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise PrecutError(f"{str(path)!r} is not a profile (format {_FORMAT!r}); precut profile writes one")
-        there, here = data["environment"], environment()
-        different = [key for key in _MACHINE if there.get(key) != here.get(key)]
-        if different and not other_machine:
-            key = different[0]
-            raise PrecutError(
-                f"{str(path)!r} was measured on another machine ({key} {_brief(there.get(key))}, here "
-                f"{_brief(here.get(key))}): its times do not hold here. Profile again, or pass other_machine=True "
-                "(--other-machine)"
-            )
+        there = data["environment"]
+        if not other_machine:
+            check_machine(path, there)
         points = tuple(Point.from_dict(entry, (runs or {}).get(entry.get("name", ""))) for entry in data["points"])
         return cls(points, there, data["rounds"], data["warmup"], tuple(data["no_energy"]))
-
-
-def _brief(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _or_none(point: Point, name: str, batch: int) -> float | None:

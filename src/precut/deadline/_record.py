@@ -91,7 +91,7 @@ def record(
                 change = time.perf_counter() + draw.expovariate(1 / phase_s[stress.on])
             draw.shuffle(order)
             if request >= 0:
-                arrival[request] = time.perf_counter() - began
+                arrival[request] = last - began
             for which in order:
                 run = points[which].run
                 assert run is not None

@@ -58,7 +58,7 @@ class SearchResult:
         names = list(self.plan.space)
         columns = [Column("trial"), *(Column(name) for name in names)]
         columns += [
-            Column("seconds", "p50", duration, "right"),
+            Column("seconds", "p10", duration, "right"),
             Column("accuracy", "validation %", lambda share: f"{100 * share:.2f}", "right"),
             Column("macs", "MACs", si, "right"),
         ]
@@ -88,7 +88,7 @@ class SearchResult:
                 x="ms",
                 y="accuracy",
                 group="group",
-                x_label="time of a call, median (ms)",
+                x_label="time of a call, p10 (ms)",
                 y_label="validation accuracy (%)",
                 log_x=True,
             )

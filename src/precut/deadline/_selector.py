@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from precut.deadline._arguments import real, within
 from precut.deadline._decision import FITS, FREE, INFEASIBLE, PROBE, WITHHELD, Decision, InfeasibleError
 from precut.deadline._frontier import Frontier
 from precut.deadline._ledger import Ledger, SelectorStats
@@ -97,19 +98,21 @@ class Selector:
             raise unknown("mode", mode, _MODES)
         if infeasible not in _INFEASIBLE:
             raise unknown("way of the infeasible", infeasible, _INFEASIBLE)
-        self.miss_budget = _within("miss_budget", miss_budget, 0, 1)
-        self.gamma = _within("gamma", gamma, 1e-9, 1)
-        self.alpha_first = self.miss_budget if alpha is None else _within("alpha", alpha, 0, 1)
+        self.miss_budget = within("miss_budget", miss_budget, 0, 1)
+        self.gamma = within("gamma", gamma, 1e-9, 1)
+        self.alpha_first = self.miss_budget if alpha is None else within("alpha", alpha, 0, 1)
         most = min(1.0, max(5 * self.miss_budget, self.alpha_first)) if alpha_most is None else alpha_most
-        self.alpha_most = _within("alpha_most", most, self.alpha_first, 1)
+        self.alpha_most = within("alpha_most", most, self.alpha_first, 1)
         self.mode = mode
         self.infeasible = infeasible
-        self.reserve_s = _within("reserve_s", reserve_s, 0, math.inf)
+        self.reserve_s = within("reserve_s", reserve_s, 0, math.inf)
         self.window = whole("window", window, 10)
-        self.shrink = _within("shrink", shrink, 0, math.inf)
-        self._up, self._down = (_within("follow", share, 0, 1) for share in follow)
+        self.shrink = within("shrink", shrink, 0, math.inf)
+        if not isinstance(follow, (tuple, list)) or len(follow) != 2:
+            raise PrecutError(f"follow must be two shares from 0 to 1, for slower and quicker outcomes; got {follow!r}")
+        self._up, self._down = (within("follow", share, 0, 1) for share in follow)
         self.hold = whole("hold", hold, 0)
-        self.margin = _within("margin", margin, 0, math.inf)
+        self.margin = within("margin", margin, 0, math.inf)
         self.probe_every = whole("probe_every", probe_every, 0)
         self.outstanding = whole("outstanding", outstanding, 1)
         # Most accurate first: the first that fits is the choice.
@@ -172,9 +175,8 @@ class Selector:
             if constraints.throughput:
                 limit = batch / constraints.throughput
                 remaining_s = limit if remaining_s is None else min(remaining_s, limit)
-        # A number is the one thing that equals itself; comparing first would let NaN through.
-        if remaining_s is not None and remaining_s != remaining_s:
-            raise PrecutError("remaining_s must be a number of seconds; got nan")
+        if remaining_s is not None:
+            remaining_s = real("remaining_s", remaining_s, "a number of seconds")
         table = self._tables[batch]
         with self._lock:
             if min_accuracy is None and energy_j is None and memory is None:
@@ -190,6 +192,10 @@ class Selector:
     def _allowed(
         self, table: Table, min_accuracy: float | None, energy_j: float | None, memory: int | None
     ) -> list[int]:
+        if min_accuracy is not None:
+            min_accuracy = real("min_accuracy", min_accuracy, "a share from 0 to 1")
+        if energy_j is not None:
+            energy_j = real("energy_j", energy_j, "a number of joules")
         if energy_j is not None and None in table.energy:
             name = self.points[table.energy.index(None)].name
             raise PrecutError(
@@ -317,7 +323,8 @@ class Selector:
         Raises:
             PrecutError: a time that is no number or negative, or a decision that is not waiting for its outcome.
         """
-        if not seconds >= 0:
+        seconds = real("seconds", seconds, "a number from 0 up")
+        if seconds < 0:
             raise PrecutError(f"seconds must be a number from 0 up; got {seconds!r}")
         with self._lock:
             self._ledger.take(decision, seconds)
@@ -399,9 +406,3 @@ class Selector:
             "mode": self.mode,
             "alpha_first": self.alpha_first,
         }
-
-
-def _within(name: str, value: float, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise PrecutError(f"{name} must be a number from {low:g} to {high:g}; got {value!r}")
-    return float(value)

@@ -1,5 +1,6 @@
 """Operators on Supports: what multiplies by a sparse weight. The reference runs anywhere that torch does."""
 
+import precut.ops._native as _native
 from precut.ops._expand import compact as compact
 from precut.ops._expand import expand as expand
 from precut.ops._sparse import sparse_conv2d as sparse_conv2d

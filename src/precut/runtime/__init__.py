@@ -16,6 +16,8 @@ from precut.runtime._blob import BlobBuilder as BlobBuilder
 from precut.runtime._blob import ClassSupport as ClassSupport
 from precut.runtime._blob import MaskSupport as MaskSupport
 from precut.runtime._lib import available as available
+from precut.runtime._lib import call as call
+from precut.runtime._lib import library as library
 from precut.runtime._lib import version as version
 from precut.runtime._model import Model as Model
 from precut.runtime._model import load as load
@@ -29,6 +31,8 @@ __all__ = [
     "MaskSupport",
     "Model",
     "available",
+    "call",
+    "library",
     "load",
     "ops_table",
     "version",

@@ -86,6 +86,16 @@ def library() -> c.CDLL:
         "precut_close": (None, [model]),
         "precut_version": (c.c_char_p, []),
         "precut_ops_table": (c.c_char_p, []),
+        "precut_conv_open": (c.c_int, [c.c_void_p, c.c_char_p, c.POINTER(c.c_void_p), *error_args]),
+        "precut_conv_forward": (
+            c.c_int,
+            [c.c_void_p, c.c_int64, c.c_void_p, c.c_void_p, c.c_void_p, c.c_void_p, c.c_int32, *error_args],
+        ),
+        "precut_conv_backward": (
+            c.c_int,
+            [c.c_void_p, c.c_int64, *[c.c_void_p] * 5, c.c_int32, *error_args],
+        ),
+        "precut_conv_close": (None, [c.c_void_p]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(lib, name)
