@@ -11,7 +11,7 @@ import torch
 import precut
 from precut import PrecutError
 from precut.deadline import load_targets
-from precut.deadline._candidate import Halved, Measured, Rejected, build, evaluate
+from precut.deadline._candidate import Halved, Measured, Rejected, build, check_settings, evaluate
 from precut.layers import SparseLayer
 
 SETTINGS = {
@@ -97,6 +97,18 @@ def test_what_cannot_be_built_is_rejected(tmp_path):
         evaluate({"model": "resnet9"}, SETTINGS, tmp_path, ignore)
     with pytest.raises(Rejected, match="PS99"):
         evaluate({"model": "resnet8", "support": "PS99"}, SETTINGS, tmp_path, ignore)
+
+
+def test_settings_with_which_nothing_could_be_trained(tmp_path):
+    check_settings(SETTINGS)
+    without = {**SETTINGS, "changes": {"val_count": 0}}
+    for ask in (lambda: check_settings(without), lambda: evaluate({"model": "resnet8"}, without, tmp_path, ignore)):
+        with pytest.raises(PrecutError, match="the recipe holds out none: --set val_count=N"):
+            ask()
+    with pytest.raises(PrecutError, match="cannot hold out count=120 of the 120 images"):
+        check_settings({**SETTINGS, "changes": {"val_count": 120}})
+    with pytest.raises(PrecutError, match="no-such-data"):
+        check_settings({**SETTINGS, "data": "no-such-data"})
 
 
 def test_accuracy_is_that_of_the_held_out_images(tmp_path):

@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Searches and reports."""
-    from precut.deadline import DEFAULT_SPACE, Plan, Space, search, storage_url
+    from precut.deadline import DEFAULT_SPACE, Plan, Space, check_settings, search, storage_url
     from precut.training import load_recipe
 
     if not re.fullmatch(r"[\w.-]+", arguments.name) or arguments.name in (".", ".."):
@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
         "threads": arguments.threads or 1,
         "seed": arguments.seed,
     }
+    if arguments.ray is None:  # a cluster's nodes may have data that is not here
+        check_settings(settings)
     plan = Plan(
         name=arguments.name,
         storage=storage_url(arguments.storage, folder),

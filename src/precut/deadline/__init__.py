@@ -4,6 +4,7 @@ From measured operating points (``profile``) to those worth keeping (``Frontier`
 (``Selector``), judged on recorded or made traces (``replay``).
 """
 
+from precut.deadline._candidate import check_settings as check_settings
 from precut.deadline._decision import Decision as Decision
 from precut.deadline._decision import InfeasibleError as InfeasibleError
 from precut.deadline._executor import Executor as Executor

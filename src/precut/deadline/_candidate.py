@@ -21,9 +21,9 @@ from precut.layers import sparsify
 from precut.measure import summary
 from precut.models import create_model
 from precut.pruning import prune
-from precut.training import Callback, TrainState, fit, load_recipe
+from precut.training import Callback, Recipe, TrainState, fit, load_recipe
 
-__all__ = ["Halved", "Measured", "Rejected", "Report", "evaluate"]
+__all__ = ["Halved", "Measured", "Rejected", "Report", "check_settings", "evaluate"]
 
 _OWN = ("model", "width_mult", "support", "resolution", "density")
 
@@ -110,6 +110,25 @@ def seconds_of(model: nn.Module, example: torch.Tensor, threads: int, rounds: in
     return quantile(times, 0.1)
 
 
+def _recipe(settings: Mapping[str, Any]) -> Recipe:
+    recipe = load_recipe(settings["recipe"]).replace(**settings.get("changes", {}))
+    if not recipe.val_count:
+        raise PrecutError("a search chooses by validation images, and the recipe holds out none: --set val_count=N")
+    return recipe
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuses settings with which every candidate would fail: no such data or recipe, or no images left to train on.
+
+    Args:
+        settings: as of :func:`evaluate`.
+    """
+    recipe = _recipe(settings)
+    dataset = _dataset(settings["data"], settings.get("data_root"), settings.get("per_class"), None)
+    dataset.split_validation(recipe.val_count, seed=recipe.val_seed)
+    _dataset.cache_clear()  # whoever only asks has no further use for the images
+
+
 class _Rungs(Callback):
     """Reports the validation accuracy after every epoch."""
 
@@ -137,6 +156,7 @@ def evaluate(candidate: Mapping[str, Any], settings: Mapping[str, Any], folder: 
         Rejected: the candidate cannot be built, or not run.
     """
     side = candidate.get("resolution")
+    recipe = _recipe(settings)
     dataset = _dataset(settings["data"], settings.get("data_root"), settings.get("per_class"), side)
     example = torch.zeros(settings.get("batch", 1), *dataset.image_shape)
     threads = settings.get("threads", 1)
@@ -148,7 +168,6 @@ def evaluate(candidate: Mapping[str, Any], settings: Mapping[str, Any], folder: 
     except PrecutError as error:
         raise Rejected(str(error)) from None
     report(0.0, seconds)
-    recipe = load_recipe(settings["recipe"]).replace(**settings.get("changes", {}))
     result = fit(
         model,
         dataset,
@@ -160,8 +179,7 @@ def evaluate(candidate: Mapping[str, Any], settings: Mapping[str, Any], folder: 
         progress=False,
         callbacks=[_Rungs(report)],
     )
-    if result.val_accuracy is None:
-        raise PrecutError("a search needs validation images; set val_count of the recipe")
+    assert result.val_accuracy is not None
     facts = {
         "params": counts.params,
         "macs": counts.macs,
