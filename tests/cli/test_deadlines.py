@@ -75,6 +75,14 @@ def test_replay_of_a_made_trace(precut, models, tmp_path, tiny):
         ("replay t.jsonl --profile none.json", "there is no profile 'none.json'"),
         ("profile none.safetensors", "there is no model file at 'none.safetensors'"),
         ("profile none.safetensors --record busy", "unknown load 'busy'"),
+        ("profile none.safetensors --time p98", "unknown time statistic 'p98': did you mean 'p99'?"),
+        ("profile none.safetensors --rounds 298", "--time p99_ucb takes at least 299 rounds; got --rounds 298"),
+        ("profile none.safetensors --rounds 99 --time p99", "--time p99 takes at least 100 rounds; got --rounds 99"),
+        ("profile none.safetensors --min-accuracy 2", "expected a share above 0, at most 1 (90 % is 0.9), got '2'"),
+        ("search --data none", "unknown dataset 'none'"),
+        ("search --data fashion-mnist-sample --set val_count=0", "the recipe holds out none: --set val_count=N"),
+        ("search --data fashion-mnist-sample --set val_count=90000", "cannot hold out count=90000 of the"),
+        ("search --min-accuracy nan", "expected a share above 0, at most 1 (90 % is 0.9), got 'nan'"),
     ],
 )
 def test_wrong_words(precut, words, message):

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from precut.errors import PrecutError, unknown
 
-__all__ = ["Parser", "assignments", "number", "seed", "whole"]
+__all__ = ["Parser", "assignments", "number", "seed", "share", "whole"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,6 +72,17 @@ def number(word: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {word!r}")
+    return value
+
+
+def share(word: str) -> float:
+    """Reads a number above 0 and at most 1."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share above 0, at most 1 (90 % is 0.9), got {word!r}")
     return value
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precut.cli._options import add_data
-from precut.cli._parser import number, seed, whole
+from precut.cli._parser import number, seed, share, whole
 from precut.cli._show import say, show
 from precut.errors import PrecutError
 
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time", metavar="NAME", default="p99_ucb", help="of the frontier: p99_ucb, p99, p90, mean, ..."
     )
-    parser.add_argument("--min-accuracy", metavar="X", type=number, help="of the frontier, from 0 to 1")
+    parser.add_argument("--min-accuracy", metavar="X", type=share, help="of the frontier, from 0 to 1")
     parser.add_argument("--tolerance", metavar="X", type=number, default=0.0, help="accuracy that thinning may lose")
     parser.add_argument("--max-points", metavar="N", type=whole(), help="thin the frontier to at most so many")
     parser.add_argument(
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Profiles, records and reports."""
-    from precut.deadline import LOADS, load_targets, profile
+    from precut.deadline import LOADS, load_targets, profile, samples_for
     from precut.errors import unknown
 
     for load in arguments.record:
@@ -63,6 +63,9 @@ def run(arguments: argparse.Namespace) -> None:
             f"{str(folder)!r} holds a profile: add --resume to keep it, --overwrite to measure anew, or choose another "
             "--name"
         )
+    needed = samples_for(arguments.time)  # told before the work
+    if arguments.rounds < needed and not (file.is_file() and arguments.resume):
+        raise PrecutError(f"--time {arguments.time} takes at least {needed} rounds; got --rounds {arguments.rounds}")
     say(f"loading and compiling {len(arguments.models)} models, measuring their accuracy on {arguments.split} images")
     targets, example = load_targets(
         arguments.models,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from precut.cli._options import add_data, add_recipe
-from precut.cli._parser import assignments, number, seed, whole
+from precut.cli._parser import assignments, number, seed, share, whole
 from precut.cli._show import say, show
 from precut.errors import PrecutError
 
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data(parser, "cifar10")
     parser.add_argument("--images-per-class", metavar="N", type=whole(), help="train on so many of each class")
     add_recipe(parser, "modern-cifar")
-    parser.add_argument("--min-accuracy", metavar="X", type=number, default=0.0001, help="that is grown from (0 to 1)")
+    parser.add_argument("--min-accuracy", metavar="X", type=share, default=0.0001, help="that is grown from (0 to 1)")
     parser.add_argument("--trials", metavar="N", type=whole(), default=40, help="candidates (default 40)")
     parser.add_argument("--minutes", metavar="X", type=number, help="begin no candidate after so many")
     parser.add_argument("--workers", metavar="N", type=whole(), default=1, help="processes, or Ray tasks (default 1)")

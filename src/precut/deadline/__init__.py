@@ -18,6 +18,7 @@ from precut.deadline._metrics import Outcome as Outcome
 from precut.deadline._metrics import Replay as Replay
 from precut.deadline._oracles import best_mixture as best_mixture
 from precut.deadline._point import Point as Point
+from precut.deadline._point import samples_for as samples_for
 from precut.deadline._policies import Ewma as Ewma
 from precut.deadline._policies import Fixed as Fixed
 from precut.deadline._policies import LayerSkip as LayerSkip

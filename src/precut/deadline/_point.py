@@ -9,7 +9,7 @@ from typing import Any
 from precut.deadline._quantiles import needed_samples, quantile, upper_bound
 from precut.errors import PrecutError, unknown
 
-__all__ = ["Point", "statistic"]
+__all__ = ["Point", "samples_for", "statistic"]
 
 _STATISTICS = ("mean", "p50", "p90", "p99", "p50_ucb", "p90_ucb", "p99_ucb", "max")
 
@@ -29,6 +29,15 @@ def statistic(samples: Sequence[float], name: str) -> float:
         raise unknown("time statistic", name, _STATISTICS)
     share = int(name[1:3]) / 100
     return upper_bound(samples, share) if name.endswith("_ucb") else quantile(samples, share)
+
+
+def samples_for(name: str) -> int:
+    """The fewest samples that the time statistic takes."""
+    if name not in _STATISTICS:
+        raise unknown("time statistic", name, _STATISTICS)
+    if name in ("mean", "max"):
+        return 1
+    return needed_samples(int(name[1:3]) / 100, 0.95 if name.endswith("_ucb") else None)
 
 
 class Point:
