@@ -4,6 +4,7 @@
 // sums are added in the threads' order.
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -60,11 +61,17 @@ struct Conv {
   void prepare(int threads, bool backward);
 
   void fill(const precut_array& a, int64_t image, float* planes) const;
-  void fill_dy(const precut_array& a, int64_t image, const std::vector<int32_t>* order, const Planes& to, int64_t start,
+  void fill_dy(const precut_array& a, int64_t image, const int32_t* plane_of, const Planes& to, int64_t start,
                float* planes) const;
 };
 
-Conv::Conv(const precut_conv_shape& shape, const char* isa) : s(shape), kernels(choose_kernels(isa)) {
+const Kernels* kernels_of(const char* isa) {
+  if (!isa || !*isa) isa = std::getenv("PRECUT_ISA");
+  // There are no plain loops of this operation: the portable kernels are the nearest.
+  return choose_kernels(isa && !std::strcmp(isa, "reference") ? "portable" : isa);
+}
+
+Conv::Conv(const precut_conv_shape& shape, const char* isa) : s(shape), kernels(kernels_of(isa)) {
   auto bad = [](const std::string& what) { throw Error(PRECUT_ERR_ARGUMENT, "precut_conv_shape: " + what); };
   if (s.in_channels < 1 || s.out_channels < 1 || s.groups < 1 || s.in_channels % s.groups || s.out_channels % s.groups)
     bad("channels and groups do not fit");
@@ -166,71 +173,28 @@ void Conv::geometry_back(std::vector<std::vector<std::vector<ShiftTap>>> turned)
   }
 }
 
-// The input's planes. What is padding was zero when the scratch was made, and stays so.
+// The input's planes. What is padding was zero when the scratch was made, and stays so: rows are written from top to
+// bottom, and a row that is filled up with zeros ends in the padding of the next or before its own numbers come.
 void Conv::fill(const precut_array& a, int64_t image, float* planes) const {
-  bool by_row = a.strides[3] == 1;
-  int64_t h = s.size[0], w = s.size[1];
   for (int64_t f = 0; f < phases; f++) {
-    int64_t fh = f / s.stride[1], fw = f % s.stride[1];
-    int64_t c0 = std::max<int64_t>(0, ceil_div(s.padding[1] - fw, s.stride[1]));
-    int64_t c1 = std::min(phases == 1 ? s.padding[1] + w : x.pitch, ceil_div(s.padding[1] + w - fw, s.stride[1]));
-    int64_t n = c1 - c0;
+    int64_t fh = f / s.stride[1], fw = f % s.stride[1], sw = s.stride[1], w = s.size[1];
+    int64_t c0 = std::max<int64_t>(0, ceil_div(s.padding[1] - fw, sw)), c1 = std::min(x.pitch, ceil_div(s.padding[1] + w - fw, sw));
     for (int64_t r = 0; r < rows; r++) {
       int64_t row = r * s.stride[0] + fh - s.padding[0];
-      if (row < 0 || row >= h) continue;
-      const float* from = a.data + image * a.strides[0] + row * a.strides[2] + (c0 * s.stride[1] + fw - s.padding[1]) * a.strides[3];
-      float* to = planes + f * x.size + r * x.pitch + c0;
-      if (by_row) {
-        for (int64_t c = 0; c < s.in_channels; c++) {
-          const float* p = from + c * a.strides[1];
-          float* q = to + c * phases * x.size;
-          if (s.stride[1] == 1) std::memcpy(q, p, size_t(n) * 4);
-          else
-            for (int64_t i = 0; i < n; i++) q[i] = p[i * s.stride[1]];
-        }
-      } else {
-        for (int64_t i = 0; i < n; i++) {
-          const float* p = from + i * s.stride[1] * a.strides[3];
-          float* q = to + i;
-          for (int64_t c = 0; c < s.in_channels; c++) q[c * phases * x.size] = p[c];
-        }
-      }
+      if (row < 0 || row >= s.size[0] || c1 <= c0) continue;
+      kernels->to_planes({a.data + image * a.strides[0] + row * a.strides[2] + (c0 * sw + fw - s.padding[1]) * a.strides[3],
+                          a.strides[1], sw * a.strides[3], planes + f * x.size + r * x.pitch + c0, phases * x.size, nullptr,
+                          s.in_channels, c1 - c0, nullptr});
     }
   }
 }
 
 // Planes of the output's gradient, from position `start` on.
-void Conv::fill_dy(const precut_array& a, int64_t image, const std::vector<int32_t>* order, const Planes& to, int64_t start,
+void Conv::fill_dy(const precut_array& a, int64_t image, const int32_t* plane_of, const Planes& to, int64_t start,
                    float* planes) const {
-  bool by_row = a.strides[3] == 1;
-  for (int64_t r = 0; r < out_h; r++) {
-    const float* from = a.data + image * a.strides[0] + r * a.strides[2];
-    float* q = planes + start + r * to.pitch;
-    for (int64_t k = 0; k < s.out_channels; k++) {
-      const float* p = from + (order ? (*order)[size_t(k)] : k) * a.strides[1];
-      if (by_row) std::memcpy(q + k * to.size, p, size_t(out_w) * 4);
-      else
-        for (int64_t i = 0; i < out_w; i++) q[k * to.size + i] = p[i * a.strides[3]];
-    }
-  }
-}
-
-// From planes to an array: pixel (r, c) of plane k goes to channel order[k], row r * sh + row0, column c * sw + col0.
-void drain(const float* planes, const Planes& from, const std::vector<int32_t>& order, int64_t rows, int64_t cols,
-           const precut_array& a, int64_t image, int64_t row0, int64_t sh, int64_t col0, int64_t sw, const float* bias) {
-  int64_t step = sw * a.strides[3];
-  for (int64_t r = 0; r < rows; r++) {
-    float* to = a.data + image * a.strides[0] + (r * sh + row0) * a.strides[2] + col0 * a.strides[3];
-    for (size_t k = 0; k < order.size(); k++) {
-      const float* p = planes + int64_t(k) * from.size + r * from.pitch;
-      float* q = to + order[k] * a.strides[1];
-      const float b = bias ? bias[order[k]] : 0.0f;
-      if (step == 1)
-        for (int64_t c = 0; c < cols; c++) q[c] = p[c] + b;
-      else
-        for (int64_t c = 0; c < cols; c++) q[c * step] = p[c] + b;
-    }
-  }
+  for (int64_t r = 0; r < out_h; r++)
+    kernels->to_planes({a.data + image * a.strides[0] + r * a.strides[2], a.strides[1], a.strides[3],
+                        planes + start + r * to.pitch, to.size, plane_of, s.out_channels, out_w, nullptr});
 }
 
 // The pool of all convolutions. A forked child has none of its parent's threads, and makes its own.
@@ -314,7 +278,9 @@ precut_status precut_conv_forward(precut_conv* conv, int64_t images, const precu
       for (int64_t i = images * part / parts; i < images * (part + 1) / parts; i++) {
         c.fill(*x, i, k.x.data());
         c.forward.sum(k.x.data(), c.packed.data(), k.y.data(), c.y.size, c.positions);
-        drain(k.y.data(), c.y, c.forward.order(), c.out_h, c.out_w, *y, i, 0, 1, 0, 1, bias);
+        for (int64_t r = 0; r < c.out_h; r++)
+          c.kernels->from_planes({y->data + i * y->strides[0] + r * y->strides[2], y->strides[1], y->strides[3],
+                                  k.y.data() + r * c.y.pitch, c.y.size, c.forward.place().data(), c.s.out_channels, c.out_w, bias});
       }
     });
   });
@@ -364,7 +330,7 @@ precut_status precut_conv_backward(precut_conv* conv, int64_t images, const prec
         int64_t n = std::min(group, end - i);
         for (int64_t j = 0; dweight && j < n; j++) {
           c.fill(*x, i + j, k.x.data() + j * c.x.image());
-          c.fill_dy(*dy, i + j, &c.forward.order(), c.y, 0, k.y.data() + j * c.y.image());
+          c.fill_dy(*dy, i + j, c.forward.place().data(), c.y, 0, k.y.data() + j * c.y.image());
         }
         if (dweight)
           c.forward.dot(k.x.data(), c.x.image(), k.y.data(), c.y.image(), c.y.size, n, c.positions, k.dw.data());
@@ -375,9 +341,13 @@ precut_status precut_conv_backward(precut_conv* conv, int64_t images, const prec
             const Conv::Phase& p = c.back[f];
             if (p.positions) {
               p.rows.sum(k.dy.data(), c.packed_back.data() + at, k.dx.data(), c.dx.size, p.positions);
-              int64_t sh = c.s.stride[0], sw = c.s.stride[1];
-              drain(k.dx.data(), c.dx, p.rows.order(), p.h, p.w, *dx, i + j, p.row * sh + int64_t(f) / sw - c.s.padding[0], sh,
-                    p.col * sw + int64_t(f) % sw - c.s.padding[1], sw, nullptr);
+              int64_t sh = c.s.stride[0], sw = c.s.stride[1], col = p.col * sw + int64_t(f) % sw - c.s.padding[1];
+              for (int64_t r = 0; r < p.h; r++) {
+                int64_t row = (p.row + r) * sh + int64_t(f) / sw - c.s.padding[0];
+                c.kernels->from_planes({dx->data + (i + j) * dx->strides[0] + row * dx->strides[2] + col * dx->strides[3],
+                                        dx->strides[1], sw * dx->strides[3], k.dx.data() + r * c.dx.pitch, c.dx.size,
+                                        p.rows.place().data(), c.s.in_channels, p.w, nullptr});
+              }
             }
             at += p.rows.packed_size();
           }

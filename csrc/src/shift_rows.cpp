@@ -20,23 +20,22 @@ ShiftRows::ShiftRows(const Kernels& kernels, std::vector<std::vector<ShiftTap>> 
   chunks_ = std::max<int64_t>(1, (planes + span - 1) / span);
   span = (planes + chunks_ - 1) / chunks_;
 
+  std::vector<int32_t> order;  // the output plane that each result is
   for (const ShiftInfo& info : kernels.shift) {
     Lists l;
     l.info = &info;
-    l.first_row = int64_t(order_.size());
+    l.first_row = int64_t(order.size());
     l.packed_at = packed_;
-    std::vector<const std::vector<int32_t>*> from;
-    std::vector<size_t> at;
     for (auto& [key, ids] : alike) {
       size_t n = ids.size() / size_t(info.rows) * size_t(info.rows);
-      order_.insert(order_.end(), ids.end() - long(n), ids.end());
+      order.insert(order.end(), ids.end() - long(n), ids.end());
       ids.resize(ids.size() - n);
       l.blocks += int64_t(n) / info.rows;
     }
     for (int64_t chunk = 0; chunk < chunks_; chunk++) {
       l.first.push_back(int32_t(l.offs.size()));
       for (int64_t b = 0; b < l.blocks; b++) {
-        const int32_t* ids = order_.data() + l.first_row + b * info.rows;
+        const int32_t* ids = order.data() + l.first_row + b * info.rows;
         const auto& list = rows[size_t(ids[0])];
         for (size_t t = 0; t < list.size(); t++) {
           if (list[t].plane / span != chunk) continue;
@@ -49,6 +48,8 @@ ShiftRows::ShiftRows(const Kernels& kernels, std::vector<std::vector<ShiftTap>> 
     packed_ += l.weight.size();
     if (l.blocks) lists_.push_back(std::move(l));
   }
+  place_.resize(order.size());
+  for (size_t i = 0; i < order.size(); i++) place_[size_t(order[i])] = int32_t(i);
 }
 
 void ShiftRows::pack(const float* weight, float* packed) const {

@@ -22,13 +22,13 @@ class ShiftRows {
   // `rows[r]` are the terms of output plane r; planes are `plane` floats apart; `span` is how many planes a chunk holds.
   ShiftRows(const Kernels& kernels, std::vector<std::vector<ShiftTap>> rows, int64_t plane, int64_t span);
 
-  // The output plane that row `i` of the results is.
-  const std::vector<int32_t>& order() const { return order_; }
+  // Where among the results each output plane is.
+  const std::vector<int32_t>& place() const { return place_; }
   size_t packed_size() const { return packed_; }
   // Weights in the order of the lists, and sums in that order added to the weights' own.
   void pack(const float* weight, float* packed) const;
   void unpack(const float* packed, float* weight) const;
-  // results (order().size(), `row` apart) of `positions` positions, a whole number of vectors.
+  // results (one for each output plane, `row` apart) of `positions` positions, a whole number of vectors.
   void sum(const float* x, const float* packed, float* y, int64_t row, int64_t positions) const;
   // Products of the rows of y with shifted planes of x, summed over positions and images; added to `packed`.
   void dot(const float* x, int64_t x_image, const float* y, int64_t y_image, int64_t row, int64_t images, int64_t positions,
@@ -45,7 +45,7 @@ class ShiftRows {
   int lanes_ = 0;
   int64_t chunks_ = 1;
   std::vector<Lists> lists_;
-  std::vector<int32_t> order_;
+  std::vector<int32_t> place_;
   size_t packed_ = 0;
 };
 

@@ -3,8 +3,8 @@
 #include "conv_tile.h"
 #include "misc.h"
 #include "planar.h"
-#include "shift.h"
 #include "sparse.h"
+#include "shift.h"
 #include "tile_table.h"
 #include "winograd.h"
 
@@ -27,7 +27,7 @@ constexpr Kernels kKernels = {
     {nullptr, sparse_sum<1, 4>, sparse_sum<2, 4>, sparse_sum<3, 2>, sparse_sum<4, 2>, sparse_sum<5, 1>, sparse_sum<6, 1>,
      sparse_sum<7, 1>, sparse_sum<8, 1>},
     8,          lift, block, burn,
-    PRECUT_SHIFT_WIDE};
+    PRECUT_SHIFT_WIDE, to_planes, from_planes};
 }  // namespace
 }  // namespace PRECUT_NS
 const Kernels* avx512_kernels() { return &PRECUT_NS::kKernels; }

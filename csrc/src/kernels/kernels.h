@@ -157,6 +157,17 @@ struct ShiftDotArgs {
   int32_t from, to;
   float* dw;
 };
+// One row of pixels of all channels, between an array and planes. Towards planes the row is filled up to whole vectors
+// with zeros.
+struct PlaneRowArgs {
+  float* array;
+  int64_t channel, pixel;  // strides of the array
+  float* planes;
+  int64_t plane;             // from plane to plane
+  const int32_t* plane_of;   // of each channel; null: the channel's own
+  int64_t channels, pixels;
+  const float* bias;         // of each channel, added on the way to the array; may be null
+};
 // Blocks of `rows` rows, up to `vectors` vectors of positions at a time.
 constexpr int kShiftVectors = 8;
 struct ShiftInfo {
@@ -201,6 +212,8 @@ struct Kernels {
   void (*block)(const BlockArgs&);
   int64_t (*burn)(int64_t rounds, float* sink);  // see misc.h
   ShiftInfo shift[3];                            // from most rows to one
+  void (*to_planes)(const PlaneRowArgs&);
+  void (*from_planes)(const PlaneRowArgs&);
 };
 
 // Null where the build does not hold them.

@@ -3,6 +3,7 @@
 // positions; blocks of rows whose lists are the same share every load.
 #pragma once
 
+#include "sparse.h"  // transposes
 #include "vec.h"
 
 namespace precut {
@@ -25,6 +26,13 @@ void shift_sum(const ShiftArgs& a) {
       if constexpr (CO == 1) {
         const vf ww = set1(*w);
         PRECUT_UNROLL for (int v = 0; v < V; v++) s[0][v] = fma(load(x + v * L), ww, s[0][v]);
+      } else if constexpr (CO < V) {
+        vf ww[CO];
+        PRECUT_UNROLL for (int c = 0; c < CO; c++) ww[c] = set1(w[c]);
+        PRECUT_UNROLL for (int v = 0; v < V; v++) {
+          const vf xx = load(x + v * L);
+          PRECUT_UNROLL for (int c = 0; c < CO; c++) s[c][v] = fma(xx, ww[c], s[c][v]);
+        }
       } else {
         vf xx[V];
         PRECUT_UNROLL for (int v = 0; v < V; v++) xx[v] = load(x + v * L);
@@ -105,6 +113,66 @@ void shift_dot(const ShiftDotArgs& a) {
   int32_t t = a.from;
   for (; t + T <= a.to; t += T) shift_dot_taps<CO, T>(a, t);
   for (; t < a.to; t++) shift_dot_taps<CO, 1>(a, t);
+}
+
+// L channels by L pixels at a time.
+void to_planes(const PlaneRowArgs& a) {
+  auto plane = [&](int64_t c) { return a.planes + (a.plane_of ? a.plane_of[c] : c) * a.plane; };
+  if (a.pixel == 1) {
+    for (int64_t c = 0; c < a.channels; c++) {
+      const float* x = a.array + c * a.channel;
+      float* y = plane(c);
+      int64_t p = 0;
+      for (; p + L <= a.pixels; p += L) store(y + p, load(x + p));
+      for (; p < a.pixels; p++) y[p] = x[p];
+    }
+  } else if (a.channel == 1 && a.channels >= L) {
+    for (int64_t c = 0;;) {
+      for (int64_t p = 0; p < a.pixels; p += L) {
+        vf r[L];
+        PRECUT_UNROLL for (int i = 0; i < L; i++) r[i] = p + i < a.pixels ? load(a.array + (p + i) * a.pixel + c) : zero();
+        transpose_from<L / 2>(r);
+        PRECUT_UNROLL for (int i = 0; i < L; i++) store(plane(c + i) + p, r[i]);
+      }
+      if (c + L == a.channels) break;
+      c = c + 2 * L <= a.channels ? c + L : a.channels - L;  // the last block may overlap the one before
+    }
+  } else {
+    for (int64_t c = 0; c < a.channels; c++)
+      for (int64_t p = 0; p < a.pixels; p++) plane(c)[p] = a.array[c * a.channel + p * a.pixel];
+  }
+}
+
+void from_planes(const PlaneRowArgs& a) {
+  auto plane = [&](int64_t c) { return a.planes + (a.plane_of ? a.plane_of[c] : c) * a.plane; };
+  auto bias = [&](int64_t c) { return a.bias ? a.bias[c] : 0.0f; };
+  if (a.pixel == 1) {
+    for (int64_t c = 0; c < a.channels; c++) {
+      const float* x = plane(c);
+      float* y = a.array + c * a.channel;
+      const vf b = set1(bias(c));
+      int64_t p = 0;
+      for (; p + L <= a.pixels; p += L) store(y + p, load(x + p) + b);
+      for (; p < a.pixels; p++) y[p] = x[p] + bias(c);
+    }
+  } else if (a.channel == 1 && a.channels >= L) {
+    for (int64_t c = 0;;) {
+      const vf b = a.bias ? load(a.bias + c) : zero();
+      for (int64_t p = 0; p < a.pixels; p += L) {
+        vf r[L];
+        PRECUT_UNROLL for (int i = 0; i < L; i++) r[i] = load(plane(c + i) + p);
+        transpose_from<L / 2>(r);
+        PRECUT_UNROLL for (int i = 0; i < L; i++) {
+          if (p + i < a.pixels) store(a.array + (p + i) * a.pixel + c, r[i] + b);
+        }
+      }
+      if (c + L == a.channels) break;
+      c = c + 2 * L <= a.channels ? c + L : a.channels - L;
+    }
+  } else {
+    for (int64_t c = 0; c < a.channels; c++)
+      for (int64_t p = 0; p < a.pixels; p++) a.array[c * a.channel + p * a.pixel] = plane(c)[p] + bias(c);
+  }
 }
 
 // For 16 vector registers, and for 32.

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
+import precut.ops._sparse  # noqa: F401  the references are registered before this
 from precut.ops._expand import compact, expand, positions
 from precut.ops._table import Operator, operators
 from precut.runtime import available, call, library
 
-__all__: list[str] = []
+__all__ = ["NATIVE_CONV2D"]
 
 # Above this share of the dense weights the dense convolution is as fast (benchmarks/training.py).
 _MOST = 0.6
@@ -153,7 +154,8 @@ class _Conv2d(torch.autograd.Function):
             dw = torch.empty_like(weight) if need_weight else None
             if need_x or need_weight:
                 call(
-                    "precut_conv_backward", ctx.plan.handle, x.shape[0], c.byref(_array(x)), weight.data_ptr(), c.byref(_array(grad)),
+                    "precut_conv_backward", ctx.plan.handle, x.shape[0], c.byref(_array(x)), weight.data_ptr(),
+                    c.byref(_array(grad)),
                     None if dx is None else c.byref(_array(dx)), None if dw is None else dw.data_ptr(),
                     torch.get_num_threads(),
                 )  # fmt: skip
@@ -204,4 +206,5 @@ def _fits(
     )
 
 
-operators.register("f32_conv2d_any_planes_native")(Operator("conv2d", _run, _fits))
+NATIVE_CONV2D = "f32_conv2d_any_planes_native"
+operators.register(NATIVE_CONV2D)(Operator("conv2d", _run, _fits))
