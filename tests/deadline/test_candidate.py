@@ -73,8 +73,10 @@ def test_a_candidate_is_timed_trained_and_goes_on(tmp_path):
         evaluate(candidate, SETTINGS, tmp_path, stop)
     assert [fraction for fraction, _ in told] == [0.0, 0.5]
     assert told[0][1] > 0
-    found = evaluate(candidate, SETTINGS, tmp_path, ignore)
+    told.clear()
+    found = evaluate(candidate, SETTINGS, tmp_path, lambda fraction, value: told.append((fraction, value)))
     assert isinstance(found, Measured)
+    assert 0 < found.seconds <= told[0][1]
     assert 0 <= found.accuracy <= 1
     assert (
         found.facts["params"]

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +24,13 @@ from precut.deadline._study import open_study
 
 pytest.importorskip("optuna")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+LONG = 400.0  # seconds: no study here takes that long, however busy the machine is
 
 
 @pytest.fixture(autouse=True)
 def reachable(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent.parent), *sys.path]))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def programs() -> Path | None:
@@ -53,23 +56,28 @@ def postgres() -> Iterator[str]:
         as_user = {"user": "postgres"}
     place = Path(tempfile.mkdtemp(prefix="precut-pg-"))
     shutil.chown(place, **as_user) if as_user else None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": place, **as_user}
     subprocess.run([folder / "initdb", "-D", place / "data", "-A", "trust", "-U", "precut"], check=True, **quiet)
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={place} -c fsync=off"
     control = [folder / "pg_ctl", "-D", place / "data", "-l", place / "log", "-w"]
-    subprocess.run([*control, "-o", options, "start"], check=True, **quiet)
+    for _ in range(3):  # somebody may take the port before the server does
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={place} -c fsync=off"
+        started = subprocess.run([*control, "-o", options, "start"], **quiet)
+        if started.returncode == 0:
+            break
     try:
+        assert started.returncode == 0, (place / "log").read_text()
         yield f"postgresql://precut@127.0.0.1:{port}/postgres"
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)
+        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
         shutil.rmtree(place, ignore_errors=True)
 
 
 def test_two_workers_on_postgresql(tmp_path, postgres):
     plan = plan_in(tmp_path, trials=10, storage=storage_url(postgres, tmp_path), settings={"sleep": 0.05})
+    plan = replace(plan, until=time.time() + LONG)
     result = search(plan, workers=2)
     assert result.done
     assert all(row["accuracy"] == toy_search.accuracy_of(row) for row in result.rows)
@@ -91,18 +99,20 @@ def test_two_ray_nodes_of_which_one_is_lost(tmp_path):
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 10**8, "node_ip_address": "127.0.0.2"}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    second = cluster.add_node(**node)
-    # Ray takes 127.0.0.1 for "the address that others see", which it is not
-    ray.init(address=cluster.address, _node_ip_address="127.0.0.2", log_to_driver=False, logging_level="error")
     seen: list[dict[str, int]] = []
+    end = time.monotonic() + LONG
 
     def lose_a_node(counts) -> None:
+        assert time.monotonic() < end, f"the study stands still: {counts}"
         if not seen and counts["finished"] >= 2 and counts["running"] == 2:
             seen.append(dict(counts))
             cluster.remove_node(second, allow_graceful=False)
 
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
+        second = cluster.add_node(**{**node, "node_ip_address": "127.0.0.3"})
+        # Ray takes 127.0.0.1 for "the address that others see", which it is not
+        ray.init(address=cluster.address, _node_ip_address="127.0.0.2", log_to_driver=False, logging_level="error")
         plan = plan_in(tmp_path, trials=12, settings={"sleep": 0.5})
         result = search(plan, workers=2, ray="auto", on_change=lose_a_node)
     finally:
