@@ -320,7 +320,7 @@ precut_status precut_conv_backward(precut_conv* conv, int64_t images, const prec
         if (int64_t(k.y.size()) < group * c.y.image()) k.y = Floats(size_t(group * c.y.image()));
         else std::memset(k.y.data(), 0, size_t(group * c.y.image()) * 4);
         if (k.dw.size() < c.forward.packed_size()) k.dw = Floats(c.forward.packed_size());
-        else std::memset(k.dw.data(), 0, c.forward.packed_size() * 4);
+        else if (k.dw.size()) std::memset(k.dw.data(), 0, c.forward.packed_size() * 4);
       }
     }
     shared().parallel(parts, [&](int part) {

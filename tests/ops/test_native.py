@@ -128,6 +128,8 @@ def test_what_it_leaves_to_the_reference() -> None:
         call_of(layer(), x[:0]),
     ]
     assert [ops.choose("conv2d", *call)[0] for call in declined] == ["any_conv2d_any_whole_reference"] * 4
+    with ops.reference_only():
+        assert ops.choose("conv2d", *call_of(layer(), x))[0] == "any_conv2d_any_whole_reference"
     with torch.autocast("cpu", torch.bfloat16):
         assert ops.choose("conv2d", *call_of(layer(), x))[0] == "any_conv2d_any_whole_reference"
         assert layer()(x).dtype == torch.bfloat16

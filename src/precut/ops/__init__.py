@@ -8,5 +8,16 @@ from precut.ops._sparse import sparse_linear as sparse_linear
 from precut.ops._table import Operator as Operator
 from precut.ops._table import choose as choose
 from precut.ops._table import operators as operators
+from precut.ops._table import reference_only as reference_only
 
-__all__ = ["NATIVE_CONV2D", "Operator", "choose", "compact", "expand", "operators", "sparse_conv2d", "sparse_linear"]
+__all__ = [
+    "NATIVE_CONV2D",
+    "Operator",
+    "choose",
+    "compact",
+    "expand",
+    "operators",
+    "reference_only",
+    "sparse_conv2d",
+    "sparse_linear",
+]

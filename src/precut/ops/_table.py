@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +13,7 @@ import torch
 
 from precut._registry import Registry
 
-__all__ = ["Operator", "choose", "operators"]
+__all__ = ["Operator", "choose", "operators", "reference_only"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,28 @@ class Operator:
 operators: Registry[Operator] = Registry("operator", "precut.ops.operators.names()")
 
 
+_reference_only = ContextVar("reference_only", default=False)
+
+
+@contextmanager
+def reference_only() -> Iterator[None]:
+    """Calls within it run on the references, as they all do where the environment says PRECUT_OPS=reference."""
+    token = _reference_only.set(True)
+    try:
+        yield
+    finally:
+        _reference_only.reset(token)
+
+
 def choose(operation: str, *args: Any) -> tuple[str, Operator]:
-    """The operator that runs this call, with its name: the last registered of those that fit.
+    """The operator that runs this call, with its name: the last registered of those that fit (see ``reference_only``).
 
     The reference of each operation is registered first and fits every call.
     """
-    for name in reversed(list(operators)):
+    names = list(operators)
+    if not (_reference_only.get() or os.environ.get("PRECUT_OPS") == "reference"):
+        names.reverse()
+    for name in names:
         operator = operators[name]
         if operator.operation == operation and operator.fits(*args):
             return name, operator
