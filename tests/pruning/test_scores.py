@@ -207,6 +207,16 @@ def test_ntk_sap_of_a_linear_layer_in_closed_form() -> None:
     assert torch.allclose(found["0"], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", list(scores))
+def test_every_score_follows_the_published_precision(name: str) -> None:
+    """A float32 model is scored in float64."""
+    found = score_weights(small(), name, X, data=batches(), official=True)
+    wider = score_weights(small().double(), name, X, data=batches(), official=True)
+    for layer, score in wider.items():
+        assert score.dtype == torch.float64
+        assert torch.allclose(found[layer].double(), score, rtol=1e-5)
+
+
 def test_data_free_scores_touch_no_loader() -> None:
     class Untouchable:
         def __iter__(self) -> None:

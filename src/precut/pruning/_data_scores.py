@@ -117,18 +117,17 @@ class NTKSAP(Score):
         self.repeats, self.epsilon, self.batch = repeats, epsilon, batch
 
     def __call__(self, network: Network) -> dict[str, torch.Tensor]:
-        summed = {name: torch.zeros_like(layer.weight) for name, layer in network.layers.items()}
+        held = {name: network.weight(name) for name in network.layers}
+        summed = {name: torch.zeros_like(weight) for name, weight in held.items()}
         for _ in range(self.repeats):
             args, kwargs = network.example
             noise, named = rebuild((args, kwargs), lambda leaf: self._noise(network, leaf))
             drawn, moved = {}, {}
-            for name, layer in network.layers.items():
-                spread = layer.weight.detach().std(correction=0)
-                drawn[name] = network.draw(layer.weight) * spread
-                moved[name] = drawn[name] + network.draw(layer.weight) * self.epsilon
+            for name, weight in held.items():
+                drawn[name] = network.draw(weight) * weight.std(correction=0)
+                moved[name] = drawn[name] + network.draw(weight) * self.epsilon
             factors = {
-                name: network.masked(name, torch.ones_like(layer.weight)).requires_grad_()
-                for name, layer in network.layers.items()
+                name: network.masked(name, torch.ones_like(weight)).requires_grad_() for name, weight in held.items()
             }
             results = [
                 network.call(noise, named, {name: factors[name] * weight for name, weight in weights.items()})
