@@ -83,6 +83,21 @@ def test_an_empty_layer_is_named() -> None:
     assert report.warnings[1] == "2 is empty: nothing flows through it"
 
 
+def test_flow_through_shared_weights_is_compared_over_cuts_alone() -> None:
+    """A shared weight has one score for all its places, which no single channel's flow can be compared with."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(6, 6, bias=False) for _ in range(4)), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    model[2].weight = model[1].weight
+    _, report = precut.prune(model, "synflow", 0.6, torch.zeros(1, 6))
+    flow = report.conservation
+    assert flow is not None
+    assert flow.neurons is not None
+    assert flow.cuts is not None
+    assert flow.neurons < 1e-12
+    assert flow.cuts < 1e-12
+    assert flow.channels <= 6 + 5  # of the inputs of the last two layers
+
+
 def test_one_round_of_what_takes_many_is_noted() -> None:
     _, report = precut.prune(line(), "synflow", 0.5, torch.zeros(1, 2))
     assert report.notes == ["synflow ran in one round; its paper takes 100: rounds=100"]

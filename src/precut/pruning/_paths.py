@@ -110,6 +110,9 @@ def _neurons(graph: Graph, sums: _Sums, flow: float) -> tuple[float | None, int]
                 whole = False
                 break
             node = nodes[0]
+            if len(sums.uses[id(node.params["weight"][1])]) > 1:
+                whole = False  # a weight that several layers share, or one layer twice: its score is of all its uses
+                break
             known = sums.by_axis.get((id(node.params["weight"][1]), place.axis))
             if known is None:
                 whole = False
@@ -127,11 +130,16 @@ def _neurons(graph: Graph, sums: _Sums, flow: float) -> tuple[float | None, int]
 
 
 class _Sums:
-    """Scores of the linearised network, summed: by layer in all, and by layer and axis over everything else."""
+    """Scores of the linearised network, summed: by weight in all, and by weight and axis over everything else; and the
+    layers that use each weight."""
 
     def __init__(self, graph: Graph, run: Linear) -> None:
         self.total: dict[int, float] = {}
         self.by_axis: dict[tuple[int, str], torch.Tensor] = {}
+        self.uses: dict[int, list[Node]] = {}
+        for node in graph.layers():
+            if "weight" in node.params:
+                self.uses.setdefault(id(node.params["weight"][1]), []).append(node)
         for node in graph.layers():
             key = id(node.params["weight"][1]) if "weight" in node.params else 0
             if key not in run.weights or key in self.total:
@@ -160,9 +168,6 @@ def _axis_sums(node: Node, score: torch.Tensor, axis: str) -> torch.Tensor:
 def _cuts(graph: Graph, run: Linear, sums: _Sums, flow: float) -> tuple[float | None, int]:
     """The largest relative difference between the network's flow and that over a cut of layers."""
     layers = [node for node in graph.layers() if "weight" in node.params]
-    uses: dict[int, int] = {}
-    for node in layers:
-        uses[id(node.params["weight"][1])] = uses.get(id(node.params["weight"][1]), 0) + 1
     number = {node.index: place for place, node in enumerate(layers)}
     inputs = 1 << len(layers)
     above: dict[int, int] = {}  # value to the layers on its way from the inputs, as bits
@@ -190,7 +195,7 @@ def _cuts(graph: Graph, run: Linear, sums: _Sums, flow: float) -> tuple[float | 
             continue
         cut = [layers[place] for place in range(len(layers)) if crossing >> place & 1]
         upstream = _join(_join(above.get(value.id, 0) for value in layer.inputs) for layer in cut)
-        if upstream & crossing or any(uses[id(layer.params["weight"][1])] > 1 for layer in cut):
+        if upstream & crossing or any(len(sums.uses[id(layer.params["weight"][1])]) > 1 for layer in cut):
             continue
         found.add(crossing)
         through = sum(sums.total[id(layer.params["weight"][1])] for layer in cut)
