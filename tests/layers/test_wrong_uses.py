@@ -216,5 +216,9 @@ def test_an_error_leaves_the_layer_as_it_was() -> None:
 def test_wrong_inputs_fail_as_torchs_own_layers_do() -> None:
     with pytest.raises(RuntimeError, match=r"expected input\[1, 4, 5, 5\] to have 8 channels"):
         conv()(torch.zeros(1, 4, 5, 5))
+    few = SparseConv2d(8, 8, 3, support="PS1_P9")  # runs natively, where the library is
+    for channels in (4, 16):
+        with pytest.raises(RuntimeError, match=rf"expected input\[2, {channels}, 5, 5\] to have 8 channels"):
+            few(torch.zeros(2, channels, 5, 5))
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         SparseLinear(8, 4, support="2:4")(torch.zeros(2, 4))
