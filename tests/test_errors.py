@@ -25,6 +25,7 @@ MANY = [f"model{number}" for number in range(13)]
         ("vgg", MANY, "list_models()", "unknown model 'vgg': see list_models()"),
         (7, ["b", "a"], "", "unknown model 7: choose one of 'a', 'b'"),
         (None, {"a": 1}, "", "unknown model None: choose one of 'a'"),
+        ("vgg", [], "list_models()", "unknown model 'vgg': there is none"),
     ],
 )
 def test_unknown(given: object, choices: list[str], see: str, message: str) -> None:

@@ -33,8 +33,10 @@ def unknown(kind: str, given: object, choices: Iterable[str], see: str = "") -> 
         hint = f"did you mean {by_lower[near[0]]!r}?"
     elif see and len(names) > 12:
         hint = f"see {see}"
-    else:
+    elif names:
         hint = "choose one of " + ", ".join(repr(name) for name in names)
+    else:
+        hint = "there is none"
     return PrecutError(f"unknown {kind} {given!r}: {hint}")
 
 
