@@ -189,6 +189,7 @@ def nested() -> DynamicNet:
 
 WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: dynamic(dims=["widths"]), "unknown dimension 'widths': did you mean 'width'?"),
+    (lambda: make_dynamic(precut.create_model("resnet8"), X, dims=3), "dims is one or several names; got 3"),  # type: ignore[arg-type]
     (lambda: dynamic(norms="shared"), "unknown norms 'shared': choose one of 'private', 'private_stats', 'recalibrated'"),
     (lambda: make_dynamic(nn.Linear, X), "make_dynamic takes an nn.Module; got type <class 'torch.nn.modules.linear.Linear'>"),
     (
@@ -201,6 +202,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
         lambda: dynamic().point(widths={"head": 4}),
         "the channels of layer 'head' cannot be cut: they are an output of the network",
     ),
+    (lambda: dynamic().point(widths=8), "widths is a mapping, {dimension: channels}; got 8"),
     (lambda: dynamic().point(widths={"stem.0": 17}), "the width of 'stem.0' is at most 8; got 17"),
     (lambda: dynamic().point(widths={"stem.0": 0}), "the width of 'stem.0' must be a whole number of at least 1; got 0"),
     (
@@ -213,6 +215,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
         "period; got 12, the nearest is 16",
     ),
     (lambda: dynamic().point(skip="stages.1.0"), "unknown residual block that can be skipped 'stages.1.0'"),
+    (lambda: dynamic().point(skip=1), "skip is one or several names of residual blocks; got 1"),
     (lambda: dynamic("speednet").point(resolution=4), "this network cannot take images of 4 pixels: "),
     (lambda: dynamic(dims=["width"]).point(resolution=24), "resolution=24: this network's input is no batch of images, or"),
     (lambda: dynamic().point(kss=2), "kss=2: no layer has nested supports (Periodic(..., nested=True))"),

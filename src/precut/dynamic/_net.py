@@ -16,7 +16,7 @@ from torch.nn import functional
 from precut.dynamic._cut import Share, cut, shares
 from precut.dynamic._norms import NormState, batch_norms
 from precut.dynamic._point import Point
-from precut.dynamic._space import DIMS, Space
+from precut.dynamic._space import DIMS, Space, listed
 from precut.errors import PrecutError, unknown
 from precut.graph import Graph, capture, permute_
 
@@ -375,6 +375,4 @@ def make_dynamic(
     if not isinstance(model, nn.Module):
         raise PrecutError(f"make_dynamic takes an nn.Module; got {type(model).__name__} {model!r:.60}")
     training = model.training
-    return DynamicNet(copy.deepcopy(model), example_inputs, [dims] if isinstance(dims, str) else dims, norms).train(
-        training
-    )
+    return DynamicNet(copy.deepcopy(model), example_inputs, listed("dims", dims, "names"), norms).train(training)

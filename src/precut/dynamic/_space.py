@@ -19,7 +19,7 @@ from precut.graph import ChannelSpace, Graph
 from precut.layers import SparseConv2d
 from precut.supports import Periodic
 
-__all__ = ["DIMS", "Space", "Width"]
+__all__ = ["DIMS", "Space", "Width", "listed"]
 
 DIMS = ("width", "depth", "resolution", "kernel")
 
@@ -59,7 +59,7 @@ class Space:
 
     def __init__(self, graph: Graph, dims: Iterable[str] = DIMS) -> None:
         self.graph = graph
-        chosen = [dims] if isinstance(dims, str) else list(dims)
+        chosen = listed("dims", dims, "names")
         for name in chosen:
             if name not in DIMS:
                 raise unknown("dimension", name, DIMS)
@@ -77,8 +77,8 @@ class Space:
         self.resizable = "resolution" in chosen and images
         self.side = int(graph.inputs[0].shape[-1]) if images else None
         if not (self.widths or self.blocks or self.kernels):
-            listed = "; ".join(f"layer {name!r}: {why}" for name, why in list(self.fixed.items())[:4])
-            raise PrecutError(f"nothing in this network can be made smaller: {listed or 'it has no layers'}")
+            reasons = "; ".join(f"layer {name!r}: {why}" for name, why in list(self.fixed.items())[:4])
+            raise PrecutError(f"nothing in this network can be made smaller: {reasons or 'it has no layers'}")
         self.id = self._fingerprint()
         self._sides: set[int] = set() if self.side is None else {self.side}
 
@@ -141,6 +141,8 @@ class Space:
             raise PrecutError(f"width is a share of the full widths, above 0 and at most 1; got {width!r}")
         sizes = {name: self.scaled(dim, width, whole("align", align)) for name, dim in self.widths.items()}
         given: dict[str, str] = {}
+        if widths is not None and not isinstance(widths, Mapping):
+            raise PrecutError(f"widths is a mapping, {{dimension: channels}}; got {widths!r:.80}")
         for name, size in (widths or {}).items():
             dimension = self._dimension(name)
             if given.setdefault(dimension, name) != name:
@@ -148,7 +150,7 @@ class Space:
                     f"{given[dimension]!r} and {name!r} are the same dimension: their channels are coupled"
                 )
             sizes[dimension] = size
-        skipped = [skip] if isinstance(skip, str) else list(skip)
+        skipped = listed("skip", skip, "names of residual blocks")
         for name in skipped:
             if name not in self.blocks:
                 raise unknown("residual block that can be skipped", name, self.blocks, "dyn.space.blocks")
@@ -250,6 +252,15 @@ class Space:
         finally:
             model.train(was)
         self._sides.add(side)
+
+
+def listed(name: str, given: Any, what: str) -> list[Any]:
+    """One name, or several, as a list."""
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise PrecutError(f"{name} is one or several {what}; got {given!r:.80}")
+    return list(given)
 
 
 def _nested(module: Any) -> Periodic | None:
