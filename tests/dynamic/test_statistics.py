@@ -135,6 +135,7 @@ WRONG = [
         "'cifar10'",
     ),
     ([1, 2], "recalibrate needs batches of floating-point images (N, ...); got int"),
+    ([X, X / 0], "recalibrate: what reaches batch norm 'stem.1' is not finite; look at the images"),
 ]
 
 
@@ -143,6 +144,7 @@ def test_recalibration_without_data(data: object, message: str) -> None:
     dyn = dynamic()
     with pytest.raises(PrecutError, match=f"^{re.escape(message)}$"):
         dyn.recalibrate([dyn.point(0.5)], data)
+    assert not dyn.calibrated(dyn.point(0.5))
 
 
 def test_batch_norm_called_as_a_function() -> None:

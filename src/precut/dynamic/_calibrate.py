@@ -46,7 +46,8 @@ def recalibrate(
         batch_size: of a Dataset or a tensor.
 
     Raises:
-        PrecutError: without data, or with batch norms that are called as functions.
+        PrecutError: without data, with activations that are not finite, or with batch norms that are called as
+            functions.
     """
     chosen = [points] if isinstance(points, Point) else list(points)
     whole("images", images)
@@ -60,7 +61,11 @@ def recalibrate(
     for point in chosen:
         given = held if point.resolution is None else [resized((item,), point.resolution)[0] for item in held]
         net = dyn.extract(point, uncalibrated=True)
-        dyn.take_statistics(point, pooled_statistics(net, given), len(given))
+        found = pooled_statistics(net, given)
+        for name, pair in found.items():
+            if not all(bool(torch.isfinite(values).all()) for values in pair):
+                raise PrecutError(f"recalibrate: what reaches batch norm {name!r} is not finite; look at the images")
+        dyn.take_statistics(point, found, len(given))
 
 
 @torch.no_grad()
