@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import precut
 from precut.errors import PrecutError
@@ -277,6 +278,36 @@ def test_odd_layers(score: str, tmp_path: Path) -> None:
     pruned.train()
     pruned(x).sum().backward()
     assert pruned.up.parametrizations.weight.original.grad.shape == (report.kept["up"], 1)
+
+
+class Mirror(nn.Module):
+    """A decoder that reads its encoder's weight transposed, behind an attention that reads its own projection's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.encode = nn.Linear(6, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen, _ = self.attend(x, x, x, need_weights=False)
+        return F.linear(torch.relu(self.encode(seen)), self.encode.weight.t())
+
+
+def test_weights_that_other_code_reads(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Mirror().eval()
+    x = torch.randn(2, 3, 6)
+    pruned, report = precut.prune(model, "magnitude", 0.4, x)
+    assert report.kept.keys() == {"attend.out_proj", "encode"}
+    assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in model.parameters())
+    with torch.no_grad():
+        for name, mask in report.masks().items():
+            model.get_submodule(name).weight.mul_(mask)
+    assert torch.equal(pruned(x), model(x))
+    path = precut.save(pruned, tmp_path / "mirror.safetensors")
+    assert torch.equal(precut.load(path, model=Mirror())(x), pruned(x))
+    with pytest.raises(PrecutError, match=r"'attend\.out_proj' has a weight that other layers read"):
+        precut.prune(Mirror(), "magnitude", 0.4, x, structure="block:2")
 
 
 def test_remove_dead_cuts_channels() -> None:

@@ -18,7 +18,7 @@ from precut.pruning._network import Network, prunable_layers
 from precut.pruning._paths import Conservation, conservation, on_paths
 from precut.pruning._prices import macs_of_a_weight
 from precut.pruning._report import PruneReport
-from precut.pruning._result import sparse_model
+from precut.pruning._result import read_elsewhere, sparse_model
 from precut.pruning._rounds import Plan, ScoreFunction, run_rounds, score_of
 from precut.pruning._schedule import exponential, linear, schedule_of
 from precut.pruning._scores import Score
@@ -100,11 +100,12 @@ def prune(
         model, score, density, example_inputs, allocation, rounds, schedule, data, loss, ignored_layers, min_per_layer,
         structure, budget, official, seed, on_round,
     )  # fmt: skip
+    dense = read_elsewhere(network)
     if not remove_dead:
-        return sparse_model(model, network.layers, report.makers), report
+        return sparse_model(model, network.layers, report.makers, dense), report
     before = report.k
     network.masks = without_dead(network)
-    pruned = sparse_model(model, network.layers, _makers(network, {}))
+    pruned = sparse_model(model, network.layers, _makers(network, {}), dense)
     channels = drop_channels_(pruned, network.example_inputs)
     left = sum(int(mask.sum()) for mask in network.masks.values())
     return pruned, dataclasses.replace(report, dead_removed=before - left, channels_removed=channels)

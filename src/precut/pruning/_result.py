@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
 
 from precut.errors import PrecutError
 from precut.layers import check_hooks, scatter_, sparse_like
-from precut.pruning._network import Layer
+from precut.pruning._network import Layer, Network
 from precut.supports import Support, SupportMaker, Unstructured
 
-__all__ = ["has_sparse_form", "sparse_model"]
+__all__ = ["has_sparse_form", "read_elsewhere", "sparse_model"]
 
 _CONV = (nn.Conv2d.forward, nn.Conv2d._conv_forward)
 
@@ -25,9 +25,27 @@ def has_sparse_form(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
 
 
-def sparse_model(model: nn.Module, layers: Mapping[str, Layer], makers: Mapping[str, SupportMaker]) -> nn.Module:
+def read_elsewhere(network: Network) -> set[str]:
+    """The layers whose weight other code than the layer's own reads (an attention, a decoder that has its encoder's
+    weight transposed), and so expects dense; none where the model cannot be captured."""
+    try:
+        nodes = network.graph.nodes
+    except PrecutError:
+        return set()
+    read = {name for node in nodes if node.module is None for name, _ in node.params.values()}
+    return {
+        name for name, layer in network.layers.items() if read & {f"{path}.weight" for path in (name, *layer.aliases)}
+    }
+
+
+def sparse_model(
+    model: nn.Module, layers: Mapping[str, Layer], makers: Mapping[str, SupportMaker], dense: Collection[str] = ()
+) -> nn.Module:
     """A copy of ``model`` in which the layers have only the weights of their supports. Layers without a sparse form hold
     them through a parametrization; weights that were shared still are.
+
+    Args:
+        dense: layers whose ``weight`` must still be read as a dense one: through a parametrization, too.
 
     Raises:
         PrecutError: for a layer with hooks, which would be lost.
@@ -38,7 +56,7 @@ def sparse_model(model: nn.Module, layers: Mapping[str, Layer], makers: Mapping[
         first: Any = None
         for path in (name, *layer.aliases):
             check_hooks(path, modules[path])
-            made = _made(modules[path], makers[name], layer)
+            made = _made(modules[path], makers[name], layer, name in dense)
             if first is not None:
                 _share_(first, made)
             first = first or made
@@ -46,16 +64,16 @@ def sparse_model(model: nn.Module, layers: Mapping[str, Layer], makers: Mapping[
     return copy.deepcopy(model, memo)
 
 
-def _made(module: nn.Module, maker: SupportMaker, layer: Layer) -> nn.Module:
-    if has_sparse_form(module):
+def _made(module: nn.Module, maker: SupportMaker, layer: Layer, dense: bool) -> nn.Module:
+    if has_sparse_form(module) and not dense:
         try:
             return sparse_like(module, Support(maker, layer.shape, layer.groups))
         except PrecutError as error:
             raise PrecutError(f"layer {layer.name!r}: {error}") from error
     if not isinstance(maker, Unstructured):
+        shown = "has a weight that other layers read as a dense one" if dense else f"is a {type(module).__name__}"
         raise PrecutError(
-            f"layer {layer.name!r} is a {type(module).__name__}, which no structure fits; keep it as it is: "
-            f"ignored_layers=[{layer.name!r}]"
+            f"layer {layer.name!r} {shown}, which no structure fits; keep it as it is: ignored_layers=[{layer.name!r}]"
         )
     return scatter_(copy.deepcopy(module), maker)
 
