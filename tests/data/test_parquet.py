@@ -149,6 +149,16 @@ def test_an_unknown_class_is_named_by_file_and_row(tmp_path, label, reason):
     assert str(error.value) == f"{path}, row 6: {reason}"
 
 
+def test_a_label_beyond_all_reason_makes_no_classes(tmp_path):
+    for which in ("train", "test"):
+        write_parquet(tmp_path / f"{which}.parquet", PICTURES, [10**9, *LABELS[1:]])
+    with pytest.raises(PrecutError) as error:
+        load(tmp_path, cache=False)
+    assert str(error.value) == (
+        f"{tmp_path}: label 1000000000 among 10 training images, and no names of classes: the labels look damaged"
+    )
+
+
 def test_colour_is_not_dropped_silently(tmp_path):
     path = write_parquet(tmp_path / "x.parquet", [encode(random_images(1, 1)[0]), PICTURES[0]], [0, 0])
     with pytest.raises(PrecutError) as error:

@@ -20,6 +20,7 @@ from precut.errors import PrecutError
 __all__ = ["load"]
 
 _IN_MEMORY = 4 << 30  # bytes of decoded training images up to which a folder given by path is held in memory
+_CLASSES = 100_000  # nameless classes up to which labels are believed, however few the images
 _SAMPLE = 2000  # pictures by which the mean of a lazy split is estimated
 
 
@@ -158,6 +159,11 @@ def _class_names(request: _Request, train: Split | LazySplit, found: tuple[str, 
     largest = int(train.labels.max())
     known = request.known
     expected = known.num_classes if known else None
+    if found is None and known is None and largest >= max(_CLASSES, len(train)):
+        raise PrecutError(
+            f"{request.source.place}: label {largest} among {len(train)} training images, and no names of classes: "
+            "the labels look damaged"
+        )
     names = found or (known.classes if known else None) or tuple(str(i) for i in range(expected or largest + 1))
     if expected is not None and len(names) != expected:
         raise PrecutError(f"{request.source.place}: {len(names)} classes, but {request.name!r} has {expected}")
