@@ -1,6 +1,7 @@
 """Saving and loading: every model x support round trip, and files that are damaged, foreign or hostile."""
 
 import json
+import re
 import struct
 
 import pytest
@@ -137,6 +138,23 @@ def edited(path, change):
 @pytest.fixture
 def file(tmp_path):
     return precut.save(precut.sparsify(narrow("resnet8"), "PS4_P4"), tmp_path / "m.safetensors")
+
+
+def test_arguments_of_other_kinds(tmp_path, file):
+    model, target = narrow("resnet8"), tmp_path / "n.safetensors"
+    cases = [
+        (lambda: precut.save(target, model), "save takes an nn.Module, then a path; got PosixPath "),
+        (lambda: precut.save(model.state_dict(), target), "save takes an nn.Module, then a path; got OrderedDict "),
+        (lambda: precut.save(model, tmp_path), f"'{tmp_path}' is a folder; name a file in it: "),
+        (
+            lambda: precut.load(file, "resnet8"),
+            "load takes model=, an instance of the saved model's class; got 'resnet8'",
+        ),
+    ]
+    for call, message in cases:
+        with pytest.raises(precut.PrecutError, match=f"^{re.escape(message)}"):
+            call()
+    assert not target.exists()
 
 
 def test_missing(tmp_path):

@@ -55,7 +55,14 @@ def save(
         path: usually ``*.safetensors``.
         extra: JSON-able facts to keep beside the model (accuracy, recipe); ``read_spec(path)["extra"]`` gives them back.
         beside: further tensors to keep in the file, which ``load`` leaves out; ``read_beside(path)`` gives them back.
+
+    Raises:
+        PrecutError: for what is no model, a path that is a folder, or what safetensors and JSON cannot hold.
     """
+    if not isinstance(model, nn.Module):
+        raise PrecutError(f"save takes an nn.Module, then a path; got {type(model).__name__} {model!r:.60}")
+    if Path(path).is_dir():
+        raise PrecutError(f"{str(path)!r} is a folder; name a file in it: {str(Path(path) / 'model.safetensors')!r}")
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[int, torch.Size, torch.dtype], str] = {}
@@ -182,6 +189,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         PrecutError: when the file is missing, truncated, altered or foreign, or does not fit ``model``; nothing is then
             half-loaded.
     """
+    if model is not None and not isinstance(model, nn.Module):
+        raise PrecutError(f"load takes model=, an instance of the saved model's class; got {model!r:.60}")
     spec, tensors = _read(path)
     try:
         return _assemble(spec, tensors, model, str(path))
