@@ -30,6 +30,12 @@ def test_kendall_counts_pairs(pairs: list[tuple[int, int]]) -> None:
         assert math.isnan(kendall(x, y))
 
 
+def test_infinite_numbers_tie_with_each_other() -> None:
+    """As NASWOT's are where two inputs switch alike."""
+    assert kendall([-math.inf, -math.inf, 1, 2], [1, 2, 3, 4]) == pytest.approx(kendall([0, 0, 1, 2], [1, 2, 3, 4]))
+    assert math.isnan(kendall([math.nan, 1, 2], [1, 2, 3]))
+
+
 @given(NUMBERS)
 def test_spearman_correlates_ranks(pairs: list[tuple[int, int]]) -> None:
     x, y = zip(*pairs, strict=True)

@@ -29,8 +29,10 @@ def kendall(x: Sequence[float] | Floats, y: Sequence[float] | Floats) -> float:
     constant."""
     first, second = _pair(x, y)
     upper = np.triu_indices(len(first), 1)
-    a = np.sign(first[:, None] - first[None, :])[upper]
-    b = np.sign(second[:, None] - second[None, :])[upper]
+    if np.isnan(first).any() or np.isnan(second).any():
+        return math.nan
+    # No differences: two numbers that are both infinite are equal.
+    a, b = (((z[:, None] > z[None, :]) * 1 - (z[:, None] < z[None, :]))[upper] for z in (first, second))
     untied = math.sqrt(float((a != 0).sum()) * float((b != 0).sum()))
     return float((a * b).sum()) / untied if untied else math.nan
 
