@@ -278,6 +278,7 @@ def test_wrong_scores() -> None:
         data=batches(),
         loss=lambda result, targets: result,
     )
+    wrong("score 'nothing' must give a dict of tensors by layer; got NoneType", model, _nothing, 0.1, X)
     wrong("score 'half' gave no numbers for layer '3'", model, _half, 0.1, X)
     wrong(
         "score 'flat' must give a floating-point tensor of shape (4, 3, 3, 3) for layer '0'; got torch.float32 (108,)",
@@ -295,6 +296,10 @@ def test_wrong_scores() -> None:
     wrong("layer '0' holds weights that are not finite, or too large to be added", broken, "synflow", 0.1, X)
 
 
+def _nothing(network: Network) -> None:
+    return None
+
+
 def _half(network: Network) -> dict[str, Tensor]:
     return {"0": torch.zeros(4, 3, 3, 3)}
 
@@ -307,5 +312,5 @@ def _nans(network: Network) -> dict[str, Tensor]:
     return {name: torch.full(layer.shape, torch.nan) for name, layer in network.layers.items()}
 
 
-for _function, _name in ((_half, "half"), (_flat, "flat"), (_nans, "nans")):
+for _function, _name in ((_nothing, "nothing"), (_half, "half"), (_flat, "flat"), (_nans, "nans")):
     _function.__name__ = _name

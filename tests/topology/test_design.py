@@ -170,6 +170,10 @@ WRONG = {
     ),
     "no line": (lambda: design(100.0, "dense_mlp", accuracy=0.9), "accuracy= needs a fitted line as target"),
     "no accuracy": (lambda: design(fit([1, 2, 3], [1, 2, 3]), "dense_mlp"), "from a fitted line needs accuracy="),
+    "repeats of a model": (
+        lambda: design(1e3, "mobilenetv2", repeats=[1, 2, 3, 4, 3, 3, 1]),
+        "repeats must be 7 lists of whole numbers from 1 up; got [1, 2, 3, 4, 3, 3, 1]",
+    ),
     "repeats": (lambda: design(1e3, "mobilenetv2", repeats=[[1]]), "repeats must be 7 lists of whole numbers from 1 up"),
     "depth": (lambda: design(9.0, "dense_mlp", depths=[2]), "each of depths must be a whole number of at least 3; got 2"),
     "shares": (lambda: design(9.0, "random_densenet", shares=[1.0]), "shares must be one number a cell"),

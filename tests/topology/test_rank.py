@@ -152,6 +152,13 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "no models": (lambda: rank({}), "rank takes nn.Modules, in a list or by name; got {}"),
     "accuracies": (lambda: rank(MODELS, accuracies=[1.0]), "rank got 2 models and 1 accuracies; expected one a model"),
     "name": (lambda: rank(MODELS, accuracies={"a": 1, "c": 2}), "unknown model in accuracies 'c'"),
+    "a word": (
+        lambda: rank(MODELS, accuracies=["0.5", "b"]),
+        "the accuracy of model 'b' must be a finite number; got 'b'",
+    ),
+    "not a number": (lambda: rank(MODELS, accuracies=[0.5, math.nan]), "must be a finite number; got nan"),
+    "one model": (lambda: rank(MODELS["a"]), "rank compares several networks, in a list or by name; got one"),  # type: ignore[arg-type]
+    "listed labels": (lambda: rank(MODELS, ["zico"], labels=[0] * 32), "labels must be a tensor; got list"),  # type: ignore[arg-type]
     "missing": (lambda: rank(MODELS, accuracies={"a": 1.0}), "accuracies has none for model 'b'"),
     "labels": (lambda: rank(MODELS, ["zico"]), "metric 'zico' looks at gradients of a loss: pass labels="),
     "inputs": (lambda: rank([nn.Linear(2, 2)]), "Linear is not from create_model: pass inputs=, a batch (N, ...)"),

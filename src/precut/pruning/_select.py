@@ -181,6 +181,8 @@ def check_scores(given: Mapping[str, object], shapes: Mapping[str, tuple[int, ..
     Raises:
         PrecutError: unless there is a finite number for every weight of every layer.
     """
+    if not isinstance(given, Mapping):
+        raise PrecutError(f"{what} must give a dict of tensors by layer; got {type(given).__name__}")
     made = {}
     for name, shape in shapes.items():
         if name not in given:

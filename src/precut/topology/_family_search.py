@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,8 @@ class MobileNets:
     def candidates(self, target: float, tolerance: float) -> Iterator[Candidate]:
         """All whose mass is within ``tolerance`` (a share) of the target."""
         choices = self.repeats or [range(1, published + 2) for published in V2_REPEATS]
-        if len(choices) != len(V2_STAGES) or any(not list(choice) or min(choice) < 1 for choice in choices):
+        lists = len(choices) == len(V2_STAGES) and all(isinstance(choice, Iterable) for choice in choices)
+        if not lists or any(not list(choice) or min(choice) < 1 for choice in choices):
             raise PrecutError(
                 f"repeats must be {len(V2_STAGES)} lists of whole numbers from 1 up; got {self.repeats!r}"
             )

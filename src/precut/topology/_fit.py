@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ class MassLine:
         """
         if not self.slope > 0:
             raise PrecutError(f"the fitted line does not rise with mass (slope {self.slope:.3g}): it predicts no mass")
+        accuracy = _number("accuracy", accuracy)
         at = (accuracy - self.intercept) / self.slope
         x = self._scaled(self.masses)
         low, high = float(x.min()), float(x.max())
@@ -187,6 +188,13 @@ class MassLine:
         return json.dumps(self.to_dict(), indent=indent)
 
 
+def _number(what: str, given: Any) -> float:
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        raise PrecutError(f"each {what} must be a number; got {given!r:.60}") from None
+
+
 def fit(
     masses: Sequence[float | NNMass | nn.Module] | Floats,
     accuracies: Sequence[float] | Floats,
@@ -210,12 +218,14 @@ def fit(
         raise PrecutError(f"scale must be 'linear' or 'log'; got {scale!r}")
     if params is None and len(masses) and all(isinstance(item, nn.Module) for item in masses):
         params = [sum(p.numel() for p in item.parameters()) for item in masses if isinstance(item, nn.Module)]
-    numbers = [float(nn_mass(item)) if isinstance(item, nn.Module) else float(item) for item in masses]
+    if isinstance(masses, Mapping) or isinstance(accuracies, Mapping):
+        raise PrecutError("fit takes lists, the masses (or models) and the accuracies in one order; got a dict")
+    numbers = [float(nn_mass(item)) if isinstance(item, nn.Module) else _number("mass", item) for item in masses]
     if len(numbers) != len(accuracies) or len(numbers) < _LEAST or (params is not None and len(params) != len(numbers)):
         counts = f"{len(numbers)} masses, {len(accuracies)} accuracies"
         counts += "" if params is None else f", {len(params)} parameter counts"
         raise PrecutError(f"fit needs one accuracy a mass, for at least {_LEAST} models; got {counts}")
-    x, y = np.array(numbers), np.array([float(value) for value in accuracies])
+    x, y = np.array(numbers), np.array([_number("accuracy", value) for value in accuracies])
     if not np.isfinite(x).all() or not np.isfinite(y).all():
         raise PrecutError("fit needs finite masses and accuracies")
     if scale == "log":

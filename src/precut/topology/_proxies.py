@@ -115,6 +115,8 @@ def zico(model: nn.Module, inputs: Tensor, labels: Tensor, batches: int = 2) -> 
     Raises:
         PrecutError: too few inputs, or labels that do not fit.
     """
+    if not isinstance(labels, Tensor):
+        raise PrecutError(f"labels must be a tensor; got {type(labels).__name__}")
     if labels.ndim != 1 or len(labels) != len(inputs) or labels.is_floating_point():
         raise PrecutError(
             f"labels must be one whole class number an input, {len(inputs)} here; got {labels.dtype} of shape "

@@ -161,6 +161,8 @@ def rank(
         metrics = [metrics]
     for name in metrics:
         METRICS[name]
+    if isinstance(models, nn.Module):
+        raise PrecutError(f"rank compares several networks, in a list or by name; got one {type(models).__name__}")
     if not isinstance(models, Mapping):
         models = {f"{number} {type(model).__name__}": model for number, model in enumerate(models, 1)}
     if not models or not all(isinstance(model, nn.Module) for model in models.values()):
@@ -192,10 +194,20 @@ def _accuracies(
         missing = [name for name in models if name not in accuracies]
         if missing:
             raise PrecutError(f"accuracies has none for model {missing[0]!r}")
-        return {name: float(accuracies[name]) for name in models}
+        return {name: _accuracy(name, accuracies[name]) for name in models}
     if len(accuracies) != len(models):
         raise PrecutError(f"rank got {len(models)} models and {len(accuracies)} accuracies; expected one a model")
-    return {name: float(value) for name, value in zip(models, accuracies, strict=True)}
+    return {name: _accuracy(name, value) for name, value in zip(models, accuracies, strict=True)}
+
+
+def _accuracy(name: str, given: Any) -> float:
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise PrecutError(f"the accuracy of model {name!r} must be a finite number; got {given!r:.60}")
+    return value
 
 
 def _inputs(model: nn.Module, inputs: Tensor | None, seed: int) -> Tensor:
