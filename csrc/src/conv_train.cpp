@@ -25,7 +25,7 @@ struct Planes {
   int64_t image() const { return count * size; }
 };
 
-constexpr int64_t kNearBytes = 24 << 10, kImagesBytes = 384 << 10;
+constexpr int64_t kImagesBytes = 384 << 10;  // of several images' planes: the second-level cache
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -120,8 +120,7 @@ void Conv::lists(const int64_t* at) {
   }
   int64_t reach = s.dilation[0] * int64_t(s.kernel[0] - 1) / s.stride[0];
   if (x.image() > INT32_MAX) throw Error(PRECUT_ERR_SHAPE, "the image is too large");
-  int64_t seen = (kernels->lanes * 4 + reach * x.pitch + 16) * 4;
-  forward = ShiftRows(*kernels, std::move(rows), x.size, kNearBytes / std::min(seen, x.size * 4) + 1);
+  forward = ShiftRows(*kernels, std::move(rows), x.size, reach * x.pitch);
   geometry_back(std::move(turned));
 }
 
@@ -164,12 +163,12 @@ void Conv::geometry_back(std::vector<std::vector<std::vector<ShiftTap>>> turned)
   for (const Phase& p : back) dy.size = std::max(dy.size, plane_size(p.start + p.positions));
   if (dy.image() > INT32_MAX) throw Error(PRECUT_ERR_SHAPE, "the image is too large");
   dx = {s.in_channels, dy.pitch, plane_size(longest)};
-  int64_t seen = (lanes * 4 + top * dy.pitch + 16) * 4;
+  int64_t reach = s.dilation[0] * int64_t(s.kernel[0] - 1) / s.stride[0] * dy.pitch;
   for (int64_t f = 0; f < phases; f++) {
     auto& rows = turned[size_t(f)];
     for (auto& row : rows)
       for (ShiftTap& t : row) t.shift = int32_t(back[size_t(f)].start - (t.shift >> 16) * dy.pitch - (t.shift & 0xffff));
-    back[size_t(f)].rows = ShiftRows(*kernels, std::move(rows), dy.size, kNearBytes / std::min(seen, dy.size * 4) + 1);
+    back[size_t(f)].rows = ShiftRows(*kernels, std::move(rows), dy.size, reach);
   }
 }
 

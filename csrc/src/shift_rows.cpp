@@ -5,7 +5,9 @@
 
 namespace precut {
 
-ShiftRows::ShiftRows(const Kernels& kernels, std::vector<std::vector<ShiftTap>> rows, int64_t plane, int64_t span)
+constexpr int64_t kNearBytes = 24 << 10;
+
+ShiftRows::ShiftRows(const Kernels& kernels, std::vector<std::vector<ShiftTap>> rows, int64_t plane, int64_t reach)
     : lanes_(kernels.lanes) {
   int32_t planes = 0;
   std::map<std::vector<int64_t>, std::vector<int32_t>> alike;  // rows by their lists; the map's order is the same each time
@@ -16,23 +18,23 @@ ShiftRows::ShiftRows(const Kernels& kernels, std::vector<std::vector<ShiftTap>> 
     if (!rows[r].empty()) planes = std::max(planes, rows[r].back().plane + 1);
     alike[std::move(key)].push_back(int32_t(r));
   }
-  span = std::max<int64_t>(span, 1);
-  chunks_ = std::max<int64_t>(1, (planes + span - 1) / span);
-  span = (planes + chunks_ - 1) / chunks_;
-
   std::vector<int32_t> order;  // the output plane that each result is
   for (const ShiftInfo& info : kernels.shift) {
     Lists l;
     l.info = &info;
     l.first_row = int64_t(order.size());
     l.packed_at = packed_;
+    // As many planes at a time as the first-level cache holds of what one chunk of positions reads.
+    int64_t seen = std::min(plane, info.vectors * lanes_ + reach + 16) * 4, span = std::max<int64_t>(1, kNearBytes / seen);
+    l.chunks = std::max<int64_t>(1, (planes + span - 1) / span);
+    span = (planes + l.chunks - 1) / l.chunks;
     for (auto& [key, ids] : alike) {
       size_t n = ids.size() / size_t(info.rows) * size_t(info.rows);
       order.insert(order.end(), ids.end() - long(n), ids.end());
       ids.resize(ids.size() - n);
       l.blocks += int64_t(n) / info.rows;
     }
-    for (int64_t chunk = 0; chunk < chunks_; chunk++) {
+    for (int64_t chunk = 0; chunk < l.chunks; chunk++) {
       l.first.push_back(int32_t(l.offs.size()));
       for (int64_t b = 0; b < l.blocks; b++) {
         const int32_t* ids = order.data() + l.first_row + b * info.rows;
@@ -69,7 +71,7 @@ void ShiftRows::sum(const float* x, const float* packed, float* y, int64_t row, 
     int64_t parts = (total + l.info->vectors - 1) / l.info->vectors;
     for (int64_t part = 0, v = 0; part < parts; part++) {
       int64_t take = (total - v + parts - part - 1) / (parts - part);
-      for (int64_t c = 0; c < chunks_; c++)
+      for (int64_t c = 0; c < l.chunks; c++)
         l.info->sum[take]({x + v * lanes_, l.offs.data(), packed + l.packed_at, l.first.data() + c * (l.blocks + 1), l.blocks,
                            y + l.first_row * row + v * lanes_, row, c > 0});
       v += take;
@@ -80,7 +82,7 @@ void ShiftRows::sum(const float* x, const float* packed, float* y, int64_t row, 
 void ShiftRows::dot(const float* x, int64_t x_image, const float* y, int64_t y_image, int64_t row, int64_t images,
                     int64_t positions, float* packed) const {
   for (const Lists& l : lists_)
-    for (int64_t c = 0; c < chunks_; c++)
+    for (int64_t c = 0; c < l.chunks; c++)
       for (int64_t b = 0; b < l.blocks; b++) {
         const int32_t* first = l.first.data() + c * (l.blocks + 1) + b;
         l.info->dot({x, y + (l.first_row + b * l.info->rows) * row, x_image, y_image, row, images, positions, l.offs.data(),

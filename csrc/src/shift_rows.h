@@ -19,8 +19,8 @@ struct ShiftTap {
 class ShiftRows {
  public:
   ShiftRows() = default;
-  // `rows[r]` are the terms of output plane r; planes are `plane` floats apart; `span` is how many planes a chunk holds.
-  ShiftRows(const Kernels& kernels, std::vector<std::vector<ShiftTap>> rows, int64_t plane, int64_t span);
+  // `rows[r]` are the terms of output plane r; planes are `plane` floats apart, and shifts reach over `reach` floats.
+  ShiftRows(const Kernels& kernels, std::vector<std::vector<ShiftTap>> rows, int64_t plane, int64_t reach);
 
   // Where among the results each output plane is.
   const std::vector<int32_t>& place() const { return place_; }
@@ -37,13 +37,12 @@ class ShiftRows {
  private:
   struct Lists {
     const ShiftInfo* info;
-    int64_t blocks = 0, first_row = 0;
+    int64_t blocks = 0, first_row = 0, chunks = 1;
     size_t packed_at = 0;
     std::vector<int32_t> first, offs;  // first: (chunk, block + 1)
     std::vector<int32_t> weight;       // of (tap, row of the block)
   };
   int lanes_ = 0;
-  int64_t chunks_ = 1;
   std::vector<Lists> lists_;
   std::vector<int32_t> place_;
   size_t packed_ = 0;
