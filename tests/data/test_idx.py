@@ -41,6 +41,12 @@ def test_damaged_files_are_named(tmp_path):
         (plain, b"hello, world", 2, "starts with 68 65 6c 6c; expected 00 00 08 02, an IDX file of bytes"),
         (plain, data[:3], 2, "starts with 00 00 08; expected 00 00 08 02, an IDX file of bytes"),
         (plain, data, 3, "starts with 00 00 08 02; expected 00 00 08 03, an IDX file of bytes"),
+        (
+            plain,
+            data[:4] + b"\xff" * 8 + data[12:],
+            2,
+            f"6 bytes of values; its header says {2**32 - 1}x{2**32 - 1} = {(2**32 - 1) ** 2}",
+        ),
         (plain, data[:-1], 2, "5 bytes of values; its header says 2x3 = 6"),
         (plain, data + b"xx", 2, "more than 6 bytes of values; its header says 2x3 = 6"),
         (packed, data, 2, "cannot be read (Not a gzipped file (b'\\x00\\x00'))"),

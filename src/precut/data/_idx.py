@@ -90,8 +90,9 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
                 )
             shape = struct.unpack(f">{axes}I", header[4:])
             expected = math.prod(shape)
-            # one byte more than there should be tells a longer file, and bounds what a hostile one can unpack to
-            values = file.read(expected + 1)
+            # One byte more than there should be tells a longer file, and bounds what a hostile one can unpack to. No
+            # deflated byte makes more than 1032: a damaged header must not ask for memory that the file cannot fill.
+            values = file.read(min(expected + 1, 1032 * path.stat().st_size))
     except (OSError, EOFError, zlib.error) as error:
         raise PrecutError(f"{path}: cannot be read ({error})") from error
     if len(values) != expected:
