@@ -186,6 +186,15 @@ def wrong_uses() -> dict[str, tuple]:
             lambda tmp: load("fashion-mnist-sample", image_size=0),
             "load got image_size=0; expected at least 1 pixel",
         ),
+        "image_size of another kind": (
+            lambda tmp: load("fashion-mnist-sample", image_size="8"),
+            "load got image_size='8'; expected at least 1 pixel",
+        ),
+        "test_fraction of another kind": (
+            lambda tmp: load("fashion-mnist-sample", test_fraction="a"),
+            "load got test_fraction='a'; expected a share between 0 and 1",
+        ),
+        "name of another kind": (lambda tmp: load(3), "load takes the name of a dataset or its path; got 3"),
         "channels": (
             lambda tmp: load("fashion-mnist-sample", channels=4),
             "load got channels=4; expected 1 (grey) or 3 (red, green, blue)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -59,6 +60,8 @@ def load(
         PrecutError: nothing is there under this name, or a file, picture or label is damaged, missing or unknown.
     """
     _check(image_size, channels, test_fraction)
+    if not isinstance(name, (str, os.PathLike)):
+        raise PrecutError(f"load takes the name of a dataset or its path; got {name!r:.60}")
     label = os.fspath(name)
     known: Known | None = None
     if is_made(label):
@@ -183,12 +186,12 @@ def _too_large(part: Part, wanted: Wanted) -> bool:
 
 
 def _check(image_size: int | None, channels: int | None, test_fraction: float | None) -> None:
-    if image_size is not None and image_size < 1:
-        raise PrecutError(f"load got image_size={image_size}; expected at least 1 pixel")
+    if image_size is not None and (not isinstance(image_size, Integral) or image_size < 1):
+        raise PrecutError(f"load got image_size={image_size!r}; expected at least 1 pixel")
     if channels not in (None, 1, 3):
         raise PrecutError(f"load got channels={channels}; expected 1 (grey) or 3 (red, green, blue)")
-    if test_fraction is not None and not 0 < test_fraction < 1:
-        raise PrecutError(f"load got test_fraction={test_fraction}; expected a share between 0 and 1")
+    if test_fraction is not None and not (isinstance(test_fraction, float) and 0 < test_fraction < 1):
+        raise PrecutError(f"load got test_fraction={test_fraction!r}; expected a share between 0 and 1")
 
 
 def statistics(split: Split | LazySplit) -> tuple[tuple[float, ...], tuple[float, ...]]:
