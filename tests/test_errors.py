@@ -19,6 +19,7 @@ MANY = [f"model{number}" for number in range(13)]
     [
         ("resnet81", MODELS, "", "unknown model 'resnet81': did you mean 'resnet18'?"),
         ("RESNET50", MODELS, "list_models()", "unknown model 'RESNET50': did you mean 'resnet50'?"),
+        ("resnet2", ["resnet20", "resnet32"], "", "unknown model 'resnet2': did you mean 'resnet20'?"),
         ("psd4_p8", ["PSD4_P8"], "", "unknown model 'psd4_p8': did you mean 'PSD4_P8'?"),
         ("vgg", MODELS, "", "unknown model 'vgg': choose one of 'resnet18', 'resnet34', 'resnet50'"),
         ("vgg", MODELS, "list_models()", "unknown model 'vgg': choose one of 'resnet18', 'resnet34', 'resnet50'"),

@@ -6,6 +6,7 @@ A message repeats what came, says what was expected, and names the nearest valid
 from __future__ import annotations
 
 import difflib
+import itertools
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -27,10 +28,9 @@ def unknown(kind: str, given: object, choices: Iterable[str], see: str = "") -> 
         see: the call that lists the names; used when no valid name is near the given one.
     """
     names = sorted(choices)
-    near = difflib.get_close_matches(str(given).lower(), [name.lower() for name in names], n=1, cutoff=0.5)
-    if near:
-        by_lower = {name.lower(): name for name in names}
-        hint = f"did you mean {by_lower[near[0]]!r}?"
+    near = _nearest(str(given).lower(), names)
+    if near is not None:
+        hint = f"did you mean {near!r}?"
     elif see and len(names) > 12:
         hint = f"see {see}"
     elif names:
@@ -38,6 +38,18 @@ def unknown(kind: str, given: object, choices: Iterable[str], see: str = "") -> 
     else:
         hint = "there is none"
     return PrecutError(f"unknown {kind} {given!r}: {hint}")
+
+
+def _nearest(given: str, names: list[str]) -> str | None:
+    """The name most like ``given`` (lower case); of equally like ones that with the longest beginning in common."""
+
+    def likeness(name: str) -> tuple[float, int, str]:
+        lower = name.lower()
+        begun = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(lower, given, strict=False))
+        return difflib.SequenceMatcher(None, lower, given).ratio(), len(list(begun)), lower
+
+    best = max(names, key=likeness, default=None)
+    return best if best is not None and likeness(best)[0] >= 0.5 else None
 
 
 def whole(name: str, given: Any, least: int = 1, most: int | None = None) -> int:
