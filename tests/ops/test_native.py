@@ -135,6 +135,24 @@ def test_what_it_leaves_to_the_reference() -> None:
         assert layer()(x).dtype == torch.bfloat16
 
 
+def test_nothing_outside_its_tensors_is_read() -> None:
+    """Wrong sizes are refused, by the reference or here; axes of one may have any stride."""
+    module = layer()
+    for wrong in (torch.randn(2, 3, 9, 9), torch.randn(2, 64, 9, 9)):
+        with pytest.raises(RuntimeError, match="channels"):
+            ops.sparse_conv2d(*call_of(module, wrong))
+    with pytest.raises(RuntimeError, match="Kernel size"):
+        ops.sparse_conv2d(*call_of(module, torch.randn(2, 32, 9, 9))[:7], [0, 0], [9, 9], 1)
+    _, weight, *rest = call_of(module, torch.randn(1))
+    for less in (weight[:-1], weight[:, :-1]):
+        with pytest.raises(RuntimeError, match="weights for a support of 1536"):
+            ops.sparse_conv2d(torch.randn(2, 32, 9, 9), less, *rest)
+    with pytest.raises(RuntimeError, match="a bias of 31 for 32"):
+        ops.sparse_conv2d(torch.randn(2, 32, 9, 9), weight, torch.zeros(31), *rest[1:])
+    thin = torch.randn(4, 32, 6, 1).as_strided((4, 32, 6, 1), (192, 6, 1, 77))
+    torch.testing.assert_close(module(thin), F.conv2d(thin, module.dense_weight(), module.bias, padding=1))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_same_bits_each_time(threads: int) -> None:
     before = torch.get_num_threads()

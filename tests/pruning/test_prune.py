@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import precut
 from precut.errors import PrecutError
 from precut.layers import SparseConv2d, SparseLinear
+from precut.ops import reference_only
 from precut.pruning import allocations, as_masks
 from precut.pruning._select import Piece, keep_above, keep_highest
 
@@ -265,7 +266,9 @@ def test_odd_layers(score: str, tmp_path: Path) -> None:
         for name, mask in masks.items():
             model.get_submodule(name).weight.mul_(mask)
     x = torch.randn(2, 3, 6, 6)
-    assert torch.equal(pruned(x), model(x))
+    with reference_only():
+        assert torch.equal(pruned(x), model(x))
+    torch.testing.assert_close(pruned(x), model(x))
     assert (
         sum(p.numel() for p in pruned.parameters())
         == sum(p.numel() for p in model.parameters()) - report.size + report.k

@@ -94,12 +94,6 @@ class SparseConv2d(SparseLayer):
         return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        # Native operators read as many channels as their plan says; only the reference looks how many there are.
-        if input.dim() == 4 and input.shape[1] != self.in_channels:
-            raise RuntimeError(
-                f"Given groups={self.groups}, weight of size {list(self.support.shape)}, expected "
-                f"input{list(input.shape)} to have {self.in_channels} channels, but got {input.shape[1]} channels instead"
-            )
         left, right, top, bottom = self._pads
         padding = [top, left]
         if self.padding_mode != "zeros" or left != right or top != bottom:

@@ -50,7 +50,13 @@ class _Array(c.Structure):
 
 
 def _array(tensor: torch.Tensor) -> _Array:
-    return _Array(tensor.data_ptr(), (c.c_int64 * 4)(*tensor.stride()))
+    # Not tensor.stride(), which may be anything for an axis of one.
+    _, channels, height, width = tensor.shape
+    if tensor.is_contiguous():
+        strides = (channels * height * width, height * width, width, 1)
+    else:
+        strides = (channels * height * width, 1, width * channels, channels)
+    return _Array(tensor.data_ptr(), (c.c_int64 * 4)(*strides))
 
 
 @lru_cache(maxsize=1)
@@ -70,6 +76,7 @@ class _Plan:
             pair(*dilation), pair(*size), index.numel(), index.data_ptr(),
         )  # fmt: skip
         self.handle = c.c_void_p()
+        self.weights = index.numel()
         self.out = [
             (size[d] + 2 * padding[d] - dilation[d] * (shape[2 + d] - 1) - 1) // stride[d] + 1 for d in range(2)
         ]
@@ -124,6 +131,11 @@ class _Conv2d(torch.autograd.Function):
     ) -> torch.Tensor:
         x, weight = _layout(x), weight.contiguous()
         plan = _plan(index, key, shape, list(x.shape[2:]), options)
+        if weight.numel() != plan.weights or (bias is not None and bias.numel() != shape[0]):
+            raise RuntimeError(
+                f"sparse_conv2d got {weight.numel()} weights for a support of {plan.weights}"
+                + ("" if bias is None else f", and a bias of {bias.numel()} for {shape[0]} output channels")
+            )
         y = _new(x, (x.shape[0], shape[0], *plan.out))
         call(
             "precut_conv_forward", plan.handle, x.shape[0], c.byref(_array(x)), weight.data_ptr(),
@@ -193,6 +205,8 @@ def _fits(
     tensors = [tensor for tensor in (input, weight, bias) if tensor is not None]
     return (
         input.dim() == 4
+        and input.shape[1] == shape[1] * groups  # the reference refuses others, in torch's words
+        and min(input.shape[d] + 2 * padding[d - 2] - dilation[d - 2] * (shape[d] - 1) for d in (2, 3)) > 0
         and all(type(t) in (torch.Tensor, torch.nn.Parameter) and t.dtype == torch.float32 for t in tensors)
         and all(t.device.type == "cpu" and t.layout == torch.strided for t in tensors)
         and 0 < weight.numel() <= _MOST * shape[0] * shape[1] * shape[2] * shape[3]
