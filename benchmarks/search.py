@@ -18,7 +18,7 @@ from typing import Any
 
 from precut._files import atomic_write
 from precut.deadline import Frontier, Point, Profile
-from precut.report import Column, Table, duration, pareto_front, pareto_plot, percent, si
+from precut.report import Column, Table, pareto_front, pareto_plot, percent, si
 
 SHAPE = ("model", "width_mult", "resolution")
 KEPT = ("cpu", "cpu_flags", "cores", "device", "python", "versions", "virtual", "engine_threads", "split")
@@ -113,7 +113,9 @@ def same_shape(rows: list[dict[str, Any]]) -> Table:
         )
     found.sort(key=lambda row: (row["support"], *(str(row[key]) for key in SHAPE)))
     columns = [*(Column(key) for key in (*SHAPE, "support")), Column("macs", "MACs", percent, "right")]
-    return Table(found, [*columns, Column("time", format=percent, align="right"), Column("points", "accuracy", "+.1f")])
+    return Table(
+        found, [*columns, Column("time", format=percent, align="right"), Column("points", "points", "+.1f", "right")]
+    )
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -144,18 +146,22 @@ def report(arguments: argparse.Namespace) -> None:
     pairs = [(row["study_p10_ms"], row["p50_ms"]) for row in rows]
     study_front = [rows[i] for i in pareto_front([(row["study_p10_ms"], row["val_accuracy"]) for row in rows])]
     marks = {row["point"]: row["mark"] for row in frontier.table().rows}
+    shown = ("run", *SHAPE, "support", "macs", "params", "p50_ms", "p99_ms", "test", "val_accuracy")
     lines = [
-        {**by_run[p.name], "p99_ub": p.time("p99_ucb", batch), "mark": marks[p.name],
-         "in_study": by_run[p.name] in study_front}
+        {
+            **{key: by_run[p.name][key] for key in shown},
+            "mark": marks[p.name],
+            "in_study": by_run[p.name] in study_front,
+        }
         for p in frontier
-    ]  # fmt: skip
+    ]
     columns = [Column("run", "candidate"), *(Column(key) for key in (*SHAPE, "support"))]
     columns += [Column("macs", "MACs", si, "right"), Column("params", format=si, align="right")]
     columns += [Column("p50_ms", "p50 ms", ".2f", "right")]
-    columns += [Column("p99_ub", "p99 <=", duration, "right")]
+    columns += [Column("p99_ms", "p99 ms", ".2f", "right")]
     columns += [Column("test", "test %", lambda share: f"{100 * share:.2f}", "right")]
     columns += [Column("val_accuracy", "validation %", lambda share: f"{100 * share:.2f}", "right")]
-    columns += [Column("in_study", "in the study's own frontier"), Column("mark", "")]
+    columns += [Column("in_study", "found by the study itself"), Column("mark", "")]
     counts = {state: sum(row["state"] == state for row in everything) for state in {row["state"] for row in everything}}
     print(f"trials: {counts}; {max(row['ended_s'] for row in everything if row['ended_s'])} s from first to last\n")
     print(Table(lines, columns).to_markdown(), "\n")

@@ -117,7 +117,13 @@ def _compiled(
         return compile_model(model, example, threads=threads)
 
     def smaller(images: torch.Tensor) -> torch.Tensor:
-        return nn.functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+        # torch's own number of threads is the process's: on a busy machine a second one makes this slower than the network
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads or before)
+        try:
+            return nn.functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+        finally:
+            torch.set_num_threads(before)
 
     inner = compile_model(model, smaller(example), threads=threads)
     return lambda images: inner(smaller(images))
