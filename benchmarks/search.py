@@ -151,7 +151,7 @@ def report(arguments: argparse.Namespace) -> None:
         {
             **{key: by_run[p.name][key] for key in shown},
             "mark": marks[p.name],
-            "in_study": by_run[p.name] in study_front,
+            "in_study": "yes" if by_run[p.name] in study_front else "",
         }
         for p in frontier
     ]
