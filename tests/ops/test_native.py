@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from precut import layers, ops
-from precut.ops import NATIVE_CONV2D, operators
+from precut.ops import NATIVE_CONV2D, _native, operators
 from precut.runtime import available
 from precut.supports import ClassTable, Support, Unstructured, parse
 
@@ -183,6 +184,20 @@ def test_new_weights_and_changed_index_tensors_are_seen() -> None:
         image = torch.randn(1, 4, 5, 5)
         out = run(image, weight, None, index, "", [2, 4, 3, 3], [1, 1], [1, 1], [1, 1], 1)
         torch.testing.assert_close(out, F.conv2d(image, dense, padding=1))
+
+
+def test_plans_that_nothing_uses_any_more_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Supports that move make new plans all the time: what is kept stays within bounds, the latest used."""
+    plans: OrderedDict[Any, Any] = OrderedDict()
+    monkeypatch.setattr(_native, "_plans", plans)
+    monkeypatch.setattr(_native, "_PLAN_BYTES", 1_000_000)
+    x = torch.randn(1, 32, 16, 16)
+    modules = [layer(f"pSC{n}") for n in (1, 2, 3, 4)] * 3
+    for module in modules:
+        module(x)
+        torch.testing.assert_close(module(x), F.conv2d(x, module.dense_weight(), module.bias, padding=1))
+        assert 0 < sum(kept.bytes for kept, _ in plans.values()) <= 1_000_000
+    assert 1 <= len(plans) < 4
 
 
 def test_second_derivatives_through_it() -> None:

@@ -22,7 +22,8 @@ __all__ = ["NATIVE_CONV2D"]
 
 # Above this share of the dense weights the dense convolution is as fast (benchmarks/training.py).
 _MOST = 0.6
-_PLANS = 256  # support x image size; a network has tens
+# Plans are kept by support and image size, the latest used. A network has tens; supports that move leave theirs behind.
+_PLANS, _PLAN_BYTES = 512, 1 << 30
 
 
 class _Shape(c.Structure):
@@ -77,6 +78,9 @@ class _Plan:
         )  # fmt: skip
         self.handle = c.c_void_p()
         self.weights = index.numel()
+        pixels = (size[0] + 2 * padding[0]) * (size[1] + 2 * padding[1])
+        # What libprecut keeps: planes of the channels for each thread, twice, and lists of the weights in both directions.
+        self.bytes = 8 * torch.get_num_threads() * (shape[0] + shape[1] * groups) * pixels + 32 * self.weights
         self.out = [
             (size[d] + 2 * padding[d] - dilation[d] * (shape[2 + d] - 1) - 1) // stride[d] + 1 for d in range(2)
         ]
@@ -100,7 +104,9 @@ def _plan(index: torch.Tensor | None, key: str, shape: list[int], size: list[int
         if found is None:
             plan = _Plan(positions(key, index, torch.device("cpu")), shape, size, options)
             found = _plans[full] = plan, index
-            while len(_plans) > _PLANS:
+            while len(_plans) > _PLANS or (
+                len(_plans) > 1 and sum(kept.bytes for kept, _ in _plans.values()) > _PLAN_BYTES
+            ):
                 _plans.popitem(last=False)
         _plans.move_to_end(full)
     return found[0]
