@@ -220,6 +220,7 @@ def _fits(
         and len(stride) == len(padding) == len(dilation) == 2
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0  # counters and tracers must see what is run
         and torch._C._functorch.maybe_current_level() is None
         and _usable()
     )
