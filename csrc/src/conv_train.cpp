@@ -19,7 +19,7 @@
 namespace precut {
 namespace {
 
-// Planes of all channels of one image, or of several.
+// The planes of all channels of one image.
 struct Planes {
   int64_t count = 0, pitch = 0, size = 0;  // planes, floats from row to row and from plane to plane
   int64_t image() const { return count * size; }
@@ -235,13 +235,12 @@ void Conv::prepare(int threads, bool backward) {
   }
 }
 
-int64_t check(const Conv& c, int64_t images, int32_t threads, std::initializer_list<const precut_array*> arrays) {
+int64_t check(int64_t images, int32_t threads, std::initializer_list<const precut_array*> arrays) {
   if (images < 0) throw Error(PRECUT_ERR_ARGUMENT, "images is negative");
   if (threads < 1 || threads > 1024) throw Error(PRECUT_ERR_ARGUMENT, "threads is " + std::to_string(threads) + ", expected 1 to 1024");
   for (const precut_array* a : arrays)
     if (!a || !a->data || (a->strides[1] != 1 && a->strides[3] != 1))
       throw Error(PRECUT_ERR_ARGUMENT, "an array is missing, or neither its channels nor its columns are neighbours");
-  (void)c;
   return std::min<int64_t>(threads, std::max<int64_t>(images, 1));
 }
 
@@ -267,7 +266,7 @@ precut_status precut_conv_forward(precut_conv* conv, int64_t images, const precu
   return guarded(err, errlen, [&] {
     if (!conv || !weight) throw Error(PRECUT_ERR_ARGUMENT, "precut_conv_forward: a null pointer");
     Conv& c = *conv;
-    int parts = int(check(c, images, threads, {x, y}));
+    int parts = int(check(images, threads, {x, y}));
     std::lock_guard<std::mutex> lock(c.mutex);
     c.prepare(parts, false);
     if (c.packed.size() < c.forward.packed_size()) c.packed = Floats(c.forward.packed_size());
@@ -291,9 +290,9 @@ precut_status precut_conv_backward(precut_conv* conv, int64_t images, const prec
   return guarded(err, errlen, [&] {
     if (!conv || (dx && !weight)) throw Error(PRECUT_ERR_ARGUMENT, "precut_conv_backward: a null pointer");
     Conv& c = *conv;
-    int parts = int(check(c, images, threads, {dy}));
-    if (dweight) check(c, images, threads, {x});
-    if (dx) check(c, images, threads, {dx});
+    int parts = int(check(images, threads, {dy}));
+    if (dweight) check(images, threads, {x});
+    if (dx) check(images, threads, {dx});
     std::lock_guard<std::mutex> lock(c.mutex);
     c.prepare(parts, dx != nullptr);
     size_t back = 0;

@@ -20,7 +20,8 @@ from precut.runtime import available, call, library
 
 __all__ = ["NATIVE_CONV2D"]
 
-# Above this share of the dense weights the dense convolution is as fast (benchmarks/training.py).
+# Above this share of the dense weights calls go to the dense convolution. A guess, until benchmarks/training.py has been
+# run on idle machines.
 _MOST = 0.6
 # Plans are kept by support and image size, the latest used. A network has tens; supports that move leave theirs behind.
 _PLANS, _PLAN_BYTES = 512, 1 << 30
