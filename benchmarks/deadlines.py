@@ -207,9 +207,15 @@ def _cost(path: Path) -> list[str]:
     lines = ["## What choosing costs", "`benchmarks/selector.py`, `choose` + `observe` from Python, 16 points:"]
     for one in found:
         if "p99_us" in one:
+            beside = ""
+            if "fixed_p99_us" in one:
+                beside = (
+                    f"; in the same run a loop of fixed arithmetic took p50 {one['fixed_p50_us']:.1f}, "
+                    f"p99 {one['fixed_p99_us']:.1f} us"
+                )
             lines.append(
                 f"- {one['rounds']:,} decisions: p50 {one['p50_us']:.1f}, p99 {one['p99_us']:.1f}, "
-                f"p99.9 {one['p99.9_us']:.1f} us ({one['cpu']}, CPython {one['python']})"
+                f"p99.9 {one['p99.9_us']:.1f} us ({one['cpu']}, CPython {one['python']}{beside})"
             )
         else:
             peaks = ", ".join(f"{kb / 1000:.1f}" for kb in one["peak_kb"])

@@ -11,10 +11,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deadline.points import exact, ladder, lognormal
 from precut import PrecutError
 from precut.deadline import Frontier, InfeasibleError, Point, Selector
+from precut.deadline._scores import Scores
 from precut.measure import Constraints
 
 
@@ -349,3 +352,19 @@ def test_wrong_uses():
     with pytest.raises(PrecutError, match=r"is another selector's"):
         selector.observe(other._replace(number=mine.number), 1e-3)
     selector.observe(mine, 1e-3)
+
+
+@given(
+    scores=st.lists(st.tuples(st.integers(0, 3), st.floats(0, 8)), min_size=1, max_size=40),
+    expected=st.lists(st.floats(1e-6, 10), min_size=4, max_size=4),
+    alpha=st.floats(-0.01, 0.6),
+    limit=st.floats(-1, 20),
+)
+def test_the_quick_search_finds_what_the_quantiles_say(scores, expected, alpha, limit):
+    window = Scores(4, 30, 5.0)
+    for place, score in scores:
+        window.add(place, score)
+    bounds = [window.quantile(place, alpha) * expected[place] for place in range(4)]
+    place, bound = window.first_fit(range(4), expected, alpha, limit)
+    assert place == next((k for k in range(4) if bounds[k] <= limit), -1)
+    assert bound == (bounds[place] if place >= 0 else math.inf)

@@ -75,7 +75,12 @@ class Scores:
         n = len(pooled)
         index = int((n + 1) * keep)
         common = pooled[index if index < n else n - 1]
+        # No quantile is below the least of all scores: what cannot fit even so is passed over (a little wider than that,
+        # because a division rounds).
+        reach = limit / pooled[0] * (1 + 1e-9) if limit > 0.0 < pooled[0] else math.inf
         for point in order:
+            if expected[point] > reach:
+                continue
             own = self.own[point]
             n = len(own)
             if n:
