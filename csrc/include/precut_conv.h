@@ -46,6 +46,15 @@ PRECUT_API precut_status precut_conv_backward(precut_conv* conv, int64_t images,
 
 PRECUT_API void precut_conv_close(precut_conv* conv);
 
+/* Calls fn(data) in `threads` threads, the caller's among them, and returns when all have returned; `flags` is 0. This is
+ * GOMP_parallel of the OpenMP runtimes. */
+typedef void (*precut_fork)(void (*fn)(void*), void* data, unsigned threads, unsigned flags);
+
+/* From now on calls get their threads from `fork`; from libprecut's own ones, which sleep between calls, if it is NULL.
+ * A caller whose own work uses an OpenMP runtime should give it: its threads poll for a while after their work, on the
+ * cores that others would need. For this process, not for those that it forks; not while a call runs. */
+PRECUT_API void precut_conv_threads(precut_fork fork);
+
 #ifdef __cplusplus
 }
 #endif

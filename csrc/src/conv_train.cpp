@@ -4,6 +4,7 @@
 // sums are added in the threads' order.
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -196,14 +197,29 @@ void Conv::fill_dy(const precut_array& a, int64_t image, const int32_t* plane_of
                         planes + start + r * to.pitch, to.size, plane_of, s.out_channels, out_w, nullptr});
 }
 
-// The pool of all convolutions. A forked child has none of its parent's threads, and makes its own.
+// The threads of all convolutions: the caller's runtime's, or a pool. A forked child has none of its parent's threads (in
+// libgomp it would wait for them for ever), and makes its own pool.
 struct Shared {
   std::mutex mutex;
   Pool* pool = nullptr;
-  pid_t owner = 0;
+  pid_t owner = 0, fork_owner = 0;
+  std::atomic<precut_fork> fork{nullptr};
   template <class F>
   void parallel(int threads, const F& work) {
     if (threads == 1) return work(0);
+    if (precut_fork given = fork.load(); given && fork_owner == getpid()) {
+      struct Job {
+        const F* work;
+        int parts;
+        std::atomic<int> next{0};
+      } job{&work, threads};
+      // Parts are taken by whoever is there: a runtime may give fewer threads than it was asked for.
+      auto take = [](void* data) {
+        Job& j = *static_cast<Job*>(data);
+        for (int part; (part = j.next++) < j.parts;) (*j.work)(part);
+      };
+      return given(take, &job, unsigned(threads), 0);
+    }
     std::lock_guard<std::mutex> lock(mutex);
     if (!pool || owner != getpid() || pool->threads() != threads) {
       if (pool && owner == getpid()) delete pool;
@@ -259,6 +275,11 @@ precut_status precut_conv_open(const precut_conv_shape* shape, const char* isa, 
       throw Error(PRECUT_ERR_ARGUMENT, "precut_conv_open: a null pointer, or struct_size is wrong");
     *conv = new precut_conv(*shape, isa);
   });
+}
+
+void precut_conv_threads(precut_fork fork) {
+  shared().fork_owner = getpid();
+  shared().fork = fork;
 }
 
 precut_status precut_conv_forward(precut_conv* conv, int64_t images, const precut_array* x, const float* weight,

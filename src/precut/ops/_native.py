@@ -6,8 +6,11 @@ For float32 on a CPU. It beats a dense convolution where few enough weights exis
 from __future__ import annotations
 
 import ctypes as c
+import math
+import os
 from collections import OrderedDict
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -20,9 +23,9 @@ from precut.runtime import available, call, library
 
 __all__ = ["NATIVE_CONV2D"]
 
-# Above this share of the dense weights calls go to the dense convolution. A guess, until benchmarks/training.py has been
-# run on idle machines.
-_MOST = 0.6
+# Above this share of the dense weights calls go to the dense convolution: where a whole step of ResNet-18, batch 16, one
+# thread with AVX2, was no longer faster. Supports that repeat share their loads among output channels; listed ones do not.
+_MOST_REPEATING, _MOST_LISTED = 0.7, 0.55
 # Plans are kept by support and image size, the latest used. A network has tens; supports that move leave theirs behind.
 _PLANS, _PLAN_BYTES = 512, 1 << 30
 
@@ -61,9 +64,27 @@ def _array(tensor: torch.Tensor) -> _Array:
     return _Array(tensor.data_ptr(), (c.c_int64 * 4)(*strides))
 
 
+def _fork_of_torch() -> int:
+    """Address of the function by which torch's OpenMP runtime (libgomp, or one that has its entry points) starts threads, 0
+    where there is none. Threads of our own would share their cores with torch's, which poll for milliseconds after every
+    operator: with two threads on two cores a training step took up to twice as long."""
+    bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    for path in [*map(str, bundled), None]:  # None: whatever the process has
+        try:
+            # A runtime that torch has not loaded would be one more pool, not torch's.
+            loaded = c.CDLL(path, mode=getattr(os, "RTLD_NOLOAD", 0) | os.RTLD_LAZY if path else c.DEFAULT_MODE)
+            return c.cast(loaded.GOMP_parallel, c.c_void_p).value or 0
+        except (OSError, AttributeError, TypeError):
+            continue
+    return 0
+
+
 @lru_cache(maxsize=1)
 def _usable() -> bool:
-    return available() and hasattr(library(), "precut_conv_open")
+    if not available():
+        return False
+    library().precut_conv_threads(_fork_of_torch())
+    return True
 
 
 class _Plan:
@@ -216,7 +237,7 @@ def _fits(
         and min(input.shape[d] + 2 * padding[d - 2] - dilation[d - 2] * (shape[d] - 1) for d in (2, 3)) > 0
         and all(type(t) in (torch.Tensor, torch.nn.Parameter) and t.dtype == torch.float32 for t in tensors)
         and all(t.device.type == "cpu" and t.layout == torch.strided for t in tensors)
-        and 0 < weight.numel() <= _MOST * shape[0] * shape[1] * shape[2] * shape[3]
+        and 0 < weight.numel() <= (_MOST_REPEATING if index is None else _MOST_LISTED) * math.prod(shape)
         and input.numel() > 0
         and len(stride) == len(padding) == len(dilation) == 2
         and not torch.is_autocast_enabled("cpu")

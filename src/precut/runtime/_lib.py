@@ -96,6 +96,7 @@ def library() -> c.CDLL:
             [c.c_void_p, c.c_int64, *[c.c_void_p] * 5, c.c_int32, *error_args],
         ),
         "precut_conv_close": (None, [c.c_void_p]),
+        "precut_conv_threads": (None, [c.c_void_p]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(lib, name)
