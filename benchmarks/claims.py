@@ -2,8 +2,8 @@
 
     python benchmarks/claims.py budget-frontier --only 'low-*' --baseline low-dense --data-root DATA --batch 1 --threads 1
 
-writes results/CLAIM/latency-BASELINE-*.md and .json. Speed does not depend on the weights: the networks are built as the claim says and
-not trained.
+writes results/CLAIM/latency-BASELINE-*.md and .json. Speed does not depend on the weights: the networks are built as the claim
+says and not trained.
 """
 
 from __future__ import annotations
@@ -74,7 +74,11 @@ def main() -> None:
         notes=[found.table().notes[0]],
     )
     print(table)
-    stem = arguments.results / claim.name / f"latency-{arguments.baseline}-batch{arguments.batch}-threads{arguments.threads}"
+    stem = (
+        arguments.results
+        / claim.name
+        / f"latency-{arguments.baseline}-batch{arguments.batch}-threads{arguments.threads}"
+    )
     atomic_write(stem.with_suffix(".md"), table.to_markdown())
     atomic_write(stem.with_suffix(".json"), found.to_json() + "\n")
 

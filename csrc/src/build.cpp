@@ -169,7 +169,7 @@ class PlanBuilder {
     std::vector<std::string> names;
     size_t scratch = 0, heaviest = 0;
     for (const auto& e : list) {
-      names.push_back(e->kernel + (e->why.empty() ? "" : " ahead"));
+      names.push_back(e->kernel + (e->why.empty() ? "" : " " + e->why));
       scratch = std::max(scratch, e->scratch());
       heaviest = std::max(heaviest, e->weight_bytes);
     }

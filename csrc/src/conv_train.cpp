@@ -28,8 +28,6 @@ struct Planes {
 
 constexpr int64_t kImagesBytes = 384 << 10;  // of several images' planes: the second-level cache
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Whole vectors of 16, one more to read past the end, and an odd number of cache lines from plane to plane.
 int64_t plane_size(int64_t floats) { return (ceil_div(floats + 16, 16) | 1) * 16; }
 

@@ -18,6 +18,8 @@ struct Error : std::runtime_error {
   Error(precut_status c, const std::string& message) : std::runtime_error(message), code(c) {}
 };
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 enum class Op : uint32_t {
   conv2d = 1,
   linear,

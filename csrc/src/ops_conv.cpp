@@ -9,6 +9,7 @@ namespace precut {
 namespace {
 
 constexpr size_t kNearBytes = 2u << 20, kCacheBytes = 16u << 20;
+constexpr int64_t kAhead = 2048;  // floats
 
 // Cycles of one channel step of a tile: two multiply-adds and two loads a cycle, and four cycles of latency to hide.
 double step_cycles(const TileInfo& t) {
@@ -29,13 +30,15 @@ struct TileConv : Exec {
   bool late_act = false;
   Floats slopes;
   int max_ch = 1;
-  int64_t ahead = 0;  // floats of the weight stream to fetch ahead of the first tile of each unit
+  // Fetching of weights that lie far away: none; a little ahead of the first tile of each unit; or, by all of a unit's
+  // tiles together, the whole next unit, so that memory has as long for it as the arithmetic takes.
+  enum class Fetch { none, ahead, unit } fetch = Fetch::none;
   int64_t band = 0;  // rows at a time; 0: all
 
   const void* weights_key() const override { return packed.get(); }
-  void fetch_ahead() {
-    ahead = 2048;
-    why = "fetches ahead, ";
+  void fetch_by(Fetch how) {
+    fetch = how;
+    why = how == Fetch::unit ? "fetches units, " : "fetches ahead, ";
   }
 
   void run(const Plan& plan, const Run& r, int part, int parts) const override {
@@ -107,21 +110,30 @@ struct TileConv : Exec {
       a.res_blk = pr.blk;
       a.lo = lo;
       a.hi = hi;
+      a.fetch = nullptr;
+      a.share = 0;
+      int64_t fetched = 0, next = 0;  // tiles that fetch have run; floats to the next unit
+      if (fetch == Fetch::ahead) a.fetch = a.w + kAhead;
+      if (fetch == Fetch::unit && size_t(u + 1) < packed->units.size()) {
+        next = int64_t(packed->units[size_t(u + 1)].weights) - int64_t(unit.weights);
+        int64_t tiles = (i1 - i0) * ceil_div(r1 - r0, t.ch) * ceil_div(py.w, t.cw);
+        while (a.share < 3 && tiles >= 2 << a.share) a.share++;
+        a.fetch = a.w + next;
+      }
       for (int64_t i = i0; i < i1; i++) {
         float* yi = py.p + i * py.img + unit.block * py.blk + unit.lane;
         const float* xi = px.p + i * px.img - win.pt * px.row - win.pl * px.col;
         const float* ri = res < 0 ? nullptr : pr.p + i * pr.img + unit.block * pr.blk + unit.lane;
-        a.ahead = i == i0 ? ahead : 0;
-        tiles(a, t, xi, yi, ri, r0, r1, py.w, lanes);
+        tiles(a, t, xi, yi, ri, r0, r1, py.w, lanes, next, fetched);
       }
     }
     if (late_act) finish(plan, py, b, i0, i1, r0, r1, lanes);
   }
 
   // Tiles over rows [r0, r1) and all columns. The last tile of a row or column is moved back to end at the edge: what it
-  // computes twice is the same both times.
+  // computes twice is the same both times. Each of the first tiles fetches its share of the `next` floats of weights.
   static void tiles(TileArgs& a, const TileInfo& t, const float* x, float* y, const float* r, int64_t r0, int64_t r1,
-                    int64_t w, int lanes) {
+                    int64_t w, int lanes, int64_t next, int64_t& fetched) {
     for (int64_t row = r0; row < r1; row += t.ch) {
       int64_t at = std::min(row, r1 - t.ch);
       for (int64_t col = 0; col < w; col += t.cw) {
@@ -130,7 +142,7 @@ struct TileConv : Exec {
         a.y = y + at * a.y_row + c * lanes;
         a.res = r ? r + at * a.res_row + c * lanes : nullptr;
         t.fn(a);
-        a.ahead = 0;
+        if (a.fetch) a.fetch = ++fetched >> a.share ? nullptr : a.fetch + (next >> a.share);
       }
     }
   }
@@ -365,11 +377,13 @@ std::vector<std::unique_ptr<Exec>> conv_candidates(const Plan& plan, const Node&
     // network's are too many for the third as well.
     bool far = model.total_weights > kNearBytes && e->weight_bytes > kNearBytes / 4;
     if (far && model.autotune) {
-      auto copy = make_tile_conv(plan, node, g, *idea.tile, e->packed);
-      copy->fetch_ahead();
-      list.push_back(std::move(copy));
+      for (auto how : {TileConv::Fetch::ahead, TileConv::Fetch::unit}) {
+        auto copy = make_tile_conv(plan, node, g, *idea.tile, e->packed);
+        copy->fetch_by(how);
+        list.push_back(std::move(copy));
+      }
     } else if (far && model.total_weights > kCacheBytes) {
-      e->fetch_ahead();
+      e->fetch_by(TileConv::Fetch::ahead);
     }
     list.push_back(std::move(e));
   }

@@ -21,12 +21,13 @@ void conv_tile(const TileArgs& a) {
   const float* w = a.w;
   const int64_t row = a.x_row, col = XS ? XS : a.x_col;
   const Step* end = a.steps + a.n_steps;
+  const float *fetch = a.fetch, *fetch_end = fetch;
   for (const Step* s = a.steps; s != end; s++) {
     const float* x = a.x + s->off;
     // Classes so small that they need groups of four leave runs of one group: no inner loop then.
-    if (a.ahead) {  // a burst for what this step will use up, further down the stream
-      const float* next = w + a.ahead;
-      for (int64_t i = 0; i < int64_t(s->n) * NV; i++) __builtin_prefetch(next + i * L, 0, 2);
+    if (fetch) {  // a burst for as much as this step will use up, or a share of it
+      fetch_end += (int64_t(s->n) * NV * L) >> a.share;
+      for (; fetch < fetch_end; fetch += 16) __builtin_prefetch(fetch, 0, 2);
     }
     const float* stop = x + (G == 4 ? G : int64_t(s->n) * G);
     do {

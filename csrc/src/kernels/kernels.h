@@ -20,7 +20,9 @@ struct TileArgs {
   const Step* steps;
   int64_t n_steps;
   const float* w;     // in walk order
-  int64_t ahead;      // how far ahead in the stream to fetch; 0: weights are near
+  // Weights to be fetched on the way, one in 2^share of as many as are used; null: they are near.
+  const float* fetch;
+  int share;
   const float* bias;  // of the tile's output channels
   float* y;
   int64_t y_row, y_blk;
