@@ -59,6 +59,8 @@ def test_train_eval_summary_and_resume(precut, words, tmp_path) -> None:
         f"precut: error: {str(folder)!r} holds a finished run: add --resume to go on with it, "
         "--overwrite to begin anew, or choose another --name"
     ]
+    other_seed = precut(*words, "--seed", "8", "--resume").err[-1]
+    assert other_seed.endswith("; pass the same value, or --overwrite to begin anew")
     assert json.loads(precut(*words, "--resume", "--json").out) == row
     again = json.loads(precut(*words, "--overwrite", "--json").out)
     assert {**again, "seconds": 0} == {**row, "seconds": 0}  # the same seed, the same network

@@ -46,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except PrecutError as error:
-        return _fail(f"precut: error: {error}", _USAGE)
+        text = str(error)
+        for option in ("overwrite", "resume"):  # as the functions below spell it
+            text = text.replace(f"{option}=True", f"--{option}")
+        return _fail(f"precut: error: {text}", _USAGE)
     except BrokenPipeError:
         # The reader (head, less) has gone. What is still buffered must not fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
