@@ -31,6 +31,8 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # The longest first, so that no process is left with them when the others have nothing more to do.
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/test_readme"))
     seed = config.getoption("--sample")
     if not seed:
         return

@@ -20,7 +20,7 @@ def test_demo_twice(precut, tiny, tmp_path) -> None:
     assert done.code == 0, done.err
     assert [line[:5] for line in done.err if line.startswith("[")] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
     assert done.out.startswith((folder / "demo.txt").read_text())
-    for word in ("counted: params and MACs", "measured: test %", "latency: measured", "PSD1_P16", "narrower"):
+    for word in ("counted: params and MACs", "measured: test %", "latency: measured", "center_P4", "narrower"):
         assert word in done.out
     before = names(folder)
 

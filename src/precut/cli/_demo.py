@@ -43,7 +43,7 @@ NETWORKS = (
     _Network("dense", "dense", (32, 64, 64), "dense"),
     _Network("narrow", "dense, narrower", (20, 40, 44), "dense"),
     _Network("PS4_P4", "sparse", (32, 64, 64), "PS4_P4"),
-    _Network("PSD1_P16", "sparse, wider", (54, 108, 108), "PSD1_P16"),
+    _Network("center_P4", "sparse, wider", (40, 72, 64), "center_P4"),
 )
 
 
