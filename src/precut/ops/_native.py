@@ -66,8 +66,8 @@ def _array(tensor: torch.Tensor) -> _Array:
 
 def _fork_of_torch() -> int:
     """Address of the function by which torch's OpenMP runtime (libgomp, or one that has its entry points) starts threads, 0
-    where there is none. Threads of our own would share their cores with torch's, which poll for milliseconds after every
-    operator: with two threads on two cores a training step took up to twice as long."""
+    where there is none. Threads of our own would share their cores with torch's, which poll for a while after every
+    operator: with two threads on two cores a training step took up to half as long again."""
     bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     for path in [*map(str, bundled), None]:  # None: whatever the process has
         try:
