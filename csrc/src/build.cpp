@@ -133,7 +133,7 @@ class PlanBuilder {
       }
     }
     if (!m_.orders.is_planar[size_t(n.in[0])])
-      if (auto planar = make_planar(p_, n)) list.push_back(std::move(planar));
+      for (auto& planar : planar_candidates(p_, n)) list.push_back(std::move(planar));
     if (n.support >= 0 && m_.graph.supports[size_t(n.support)].kind == Support::mask && n.groups == 1 &&
         !m_.orders.is_planar[size_t(n.in[0])])
       for (auto [vectors, near] : {std::pair(4, true), {4, false}, {2, true}, {8, false}})
@@ -163,82 +163,75 @@ class PlanBuilder {
     return tune(n, s, std::move(list));
   }
 
-  // Layers whose weights leave the second-level cache are timed within the whole network, where their weights are as far
-  // away as they will be; the others by themselves.
+  // Layers are timed within the whole network (see tune_together), where weights and activations are as far away as they
+  // will be; null until then.
   std::unique_ptr<Exec> tune(const Node& n, const Segment& s, std::vector<std::unique_ptr<Exec>> list) {
     std::vector<std::string> names;
-    size_t scratch = 0, heaviest = 0;
-    for (const auto& e : list) {
-      names.push_back(e->kernel + (e->why.empty() ? "" : " " + e->why));
-      scratch = std::max(scratch, e->scratch());
-      heaviest = std::max(heaviest, e->weight_bytes);
-    }
-    const Pool& pool = *m_.pool;
-    int parts = p_.groups_in_parallel(s) ? 1 : pool.threads();
+    for (const auto& e : list) names.push_back(e->kernel + (e->why.empty() ? "" : " " + e->why));
+    int parts = p_.groups_in_parallel(s) ? 1 : m_.pool->threads();
     // How far away weights are depends on how much the whole network has of them.
     int size = 0;
     while (m_.total_weights >> (size + 20)) size++;
     std::string key = std::string(m_.kernels->isa) + " " + std::to_string(size) + " " + describe_layer(n) + " t" +
                       std::to_string(parts) + " b" + std::to_string(s.group);
     size_t choice = tuner_.recall(key, names);
-    if (choice == names.size() && heaviest > kHeavy) {
+    if (choice == names.size()) {
       open_.push_back({p_.execs_.size(), key, std::move(names), std::move(list)});
       return nullptr;
     }
-    if (choice == names.size()) {
-      Floats space(scratch * size_t(parts) + 16);
-      choice = tuner_.choose(key, names, [&](size_t i) {
-        Run r;
-        r.shared = p_.arena_.data();
-        r.local = p_.arena_.data() + p_.shared_size_;
-        r.images = s.group;
-        pool.begin();
-        double start = now_us();
-        auto work = [&](int part) {
-          Run mine = r;
-          mine.scratch = space.data() + size_t(part) * scratch;
-          list[i]->run(p_, mine, part, parts);
-        };
-        if (parts == 1) work(0);
-        else pool.parallel(work);
-        double t = now_us() - start;
-        pool.end();
-        return t;
-      });
-    }
+    return chosen(list, choice);
+  }
+
+  static std::unique_ptr<Exec> chosen(std::vector<std::unique_ptr<Exec>>& list, size_t choice) {
     list[choice]->why += "measured fastest of " + std::to_string(list.size());
     return std::move(list[choice]);
   }
 
-  // Forwards through the whole network (of one group of images in each segment), with one candidate of each open layer at a time.
+  // Forwards through the whole network (of one group of images in each segment), with one candidate of each open layer at
+  // a time. Processors change their pace within seconds (clocks, neighbours), so a candidate is compared with the others
+  // of its round only, and the median over the rounds decides.
   void tune_together() {
     Ends ends(p_, m_.graph);
     size_t most = 0;
     for (const Open& o : open_) most = std::max(most, o.list.size());
-    std::vector<std::vector<double>> best(open_.size(), std::vector<double>(most, 1e30));
-    double start = now_us();
+    std::vector<std::vector<std::vector<double>>> shares(open_.size());  // layer, candidate, round
+    for (size_t i = 0; i < open_.size(); i++) shares[i].resize(open_[i].list.size());
+    // Weights that fit the last cache take a few forwards to settle there.
+    const bool far = m_.total_weights > (16u << 20) || p_.segments_.size() > 1;
+    const int forwards = far ? 3 : 6, rounds = far ? 5 : 7;
+    const double start = now_us();
     // Large inputs get fewer rounds, though never less than two.
-    for (int round = 0; round < 4 && (round < 2 || now_us() - start < 2e6); round++)
+    for (int round = 0; round < rounds && (round < 2 || now_us() - start < 2e6); round++) {
+      std::vector<std::vector<double>> least(open_.size(), std::vector<double>(most, 1e30));
       for (size_t c = 0; c < most; c++) {
         for (Open& o : open_) std::swap(p_.execs_[o.exec], o.list[c % o.list.size()]);
-        // Weights that fit the last cache take a few forwards to settle there.
-        for (int forward = 0; forward < (m_.total_weights > (16u << 20) || p_.segments_.size() > 1 ? 3 : 8); forward++) {
+        for (int forward = 0; forward < forwards; forward++) {
           std::vector<double> us(p_.execs_.size(), 0);
           p_.timed_forward(ends.in.data(), ends.out.data(), true, us);
           if (forward == 0) continue;
           for (size_t i = 0; i < open_.size(); i++) {
-            double& b = best[i][c % open_[i].list.size()];
-            b = std::min(b, us[open_[i].exec]);
+            double& l = least[i][c % open_[i].list.size()];
+            l = std::min(l, us[open_[i].exec]);
           }
         }
         for (Open& o : open_) std::swap(p_.execs_[o.exec], o.list[c % o.list.size()]);
       }
+      for (size_t i = 0; i < open_.size(); i++) {
+        double sum = 0;
+        for (size_t c = 0; c < shares[i].size(); c++) sum += least[i][c];
+        for (size_t c = 0; c < shares[i].size(); c++) shares[i][c].push_back(least[i][c] / sum);
+      }
+    }
     for (size_t i = 0; i < open_.size(); i++) {
       Open& o = open_[i];
-      size_t choice = size_t(std::min_element(best[i].begin(), best[i].begin() + int64_t(o.list.size())) - best[i].begin());
+      std::vector<double> medians;
+      for (auto& of : shares[i]) {
+        std::nth_element(of.begin(), of.begin() + int64_t(of.size() / 2), of.end());
+        medians.push_back(of[of.size() / 2]);
+      }
+      size_t choice = size_t(std::min_element(medians.begin(), medians.end()) - medians.begin());
       tuner_.remember(o.key, o.names[choice]);
-      o.list[choice]->why += "measured fastest of " + std::to_string(o.list.size());
-      p_.execs_[o.exec] = std::move(o.list[choice]);
+      p_.execs_[o.exec] = chosen(o.list, choice);
     }
     open_.clear();
   }
@@ -272,7 +265,6 @@ class PlanBuilder {
   Model& m_;
   Tuner tuner_;
   std::vector<Open> open_;
-  static constexpr size_t kHeavy = 1u << 18;
   int64_t wino_bytes_ = 0;
   static constexpr int64_t kSmall = 1 << 18;  // nobody minds
 };

@@ -49,23 +49,6 @@ class Tuner {
  public:
   explicit Tuner(const Model& model);
   ~Tuner();
-  // Returns the fastest and keeps it. `time(i)` runs candidate i once and returns microseconds.
-  template <class F>
-  size_t choose(const std::string& key, const std::vector<std::string>& names, F&& time) {
-    std::vector<double> best(names.size(), 1e30);
-    for (size_t i = 0; i < names.size(); i++) time(i);  // caches warm, pages touched
-    for (int round = 0; round < 9; round++)
-      for (size_t i = 0; i < names.size(); i++) {
-        // A candidate that is far behind after three rounds is not worth more time.
-        double leader = *std::min_element(best.begin(), best.end());
-        if (round >= 3 && best[i] > 1.3 * leader) continue;
-        best[i] = std::min(best[i], time(i));
-      }
-    size_t winner = size_t(std::min_element(best.begin(), best.end()) - best.begin());
-    remember(key, names[winner]);
-    return winner;
-  }
-
   // What an earlier timing found; names.size() when there is none.
   size_t recall(const std::string& key, const std::vector<std::string>& names) const;
   void remember(const std::string& key, const std::string& name);

@@ -375,7 +375,7 @@ std::vector<std::unique_ptr<Exec>> conv_candidates(const Plan& plan, const Node&
     taken++;
     // Weights that lie beyond the second-level cache are fetched ahead where that pays: without tuning, where the whole
     // network's are too many for the third as well.
-    bool far = model.total_weights > kNearBytes && e->weight_bytes > kNearBytes / 4;
+    bool far = model.total_weights > kNearBytes && e->weight_bytes > kNearBytes / 16;
     if (far && model.autotune) {
       for (auto how : {TileConv::Fetch::ahead, TileConv::Fetch::unit}) {
         auto copy = make_tile_conv(plan, node, g, *idea.tile, e->packed);

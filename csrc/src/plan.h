@@ -122,8 +122,8 @@ std::unique_ptr<Exec> make_wino(const Plan& plan, const Node& node);
 // `vectors` of positions at a time; `near`: over few enough input channels that they stay in the first-level cache.
 std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& node, int vectors, bool near);
 bool wino_fits(const Node& node, const Shape& x, const Shape& y);
-// Null where it does not apply.
-std::unique_ptr<Exec> make_planar(const Plan& plan, const Node& node);
+// Empty where it does not apply.
+std::vector<std::unique_ptr<Exec>> planar_candidates(const Plan& plan, const Node& node);
 std::unique_ptr<Exec> make_depthwise(const Plan& plan, const Node& node);
 std::unique_ptr<Exec> make_move(const Plan& plan, const Node& node);
 std::unique_ptr<Exec> make_simple(const Plan& plan, const Node& node);

@@ -65,7 +65,7 @@
 
 // Tiles over planes: P(output channels, rows, vectors a row).
 #define PRECUT_PLANAR_16(P) P(4, 2, 2) P(4, 4, 1) P(4, 1, 2) P(4, 2, 1) P(4, 1, 1) P(8, 1, 2) P(8, 2, 1) P(8, 1, 1)
-#define PRECUT_PLANAR_8(P) P(4, 1, 2) P(4, 2, 1) P(4, 1, 1)
+#define PRECUT_PLANAR_8(P) P(4, 3, 1) P(4, 1, 2) P(4, 2, 1) P(4, 1, 1)
 #define PRECUT_PLANAR_4(P) P(2, 1, 2) P(2, 2, 1) P(2, 1, 1)
 
 #define PRECUT_PLANAR_ROW(CO, VH, VW) \
