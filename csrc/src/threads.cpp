@@ -1,5 +1,9 @@
 #include "threads.h"
 
+#include <unistd.h>
+
+#include "graph.h"
+
 namespace precut {
 namespace {
 
@@ -17,21 +21,38 @@ constexpr uint64_t kPartBits = 16, kPartMask = 0xffff;
 
 }  // namespace
 
-Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads) {
-  for (int i = 1; i < threads_; i++) workers_.emplace_back([this] { loop(); });
+Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads), crew_(std::make_unique<Crew>()), process_(::getpid()) {
+  auto& workers = crew_->workers;
+  workers.reserve(size_t(threads_ - 1));
+  try {
+    while (int(workers.size()) < threads_ - 1) workers.emplace_back([this] { loop(); });
+  } catch (const std::exception& e) {
+    // Those that did start use up what there is: to keep them would leave the process with nothing.
+    stop();
+    throw Error(PRECUT_ERR_MEMORY, "the system grants " + std::to_string(workers.size() + 1) + " of " +
+                                       std::to_string(threads_) + " threads (" + e.what() + ")");
+  }
 }
 
 Pool::~Pool() {
+  // To join threads that do not exist, or to destroy what they were sleeping on, would wait for ever.
+  if (long(::getpid()) != process_) static_cast<void>(crew_.release());
+  else stop();
+}
+
+void Pool::stop() {
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<std::mutex> lock(crew_->mutex);
     stop_ = true;
   }
-  wake_.notify_all();
-  for (auto& w : workers_) w.join();
+  crew_->wake.notify_all();
+  for (auto& w : crew_->workers) w.join();
 }
 
 void Pool::begin() const {
-  if (threads_ > 1) polling_.store(true, std::memory_order_release);
+  if (threads_ == 1) return;
+  forked_ = long(::getpid()) != process_;
+  polling_.store(true, std::memory_order_release);
 }
 
 void Pool::end() const {
@@ -50,6 +71,10 @@ bool Pool::take_part(uint64_t ticket) const {
 }
 
 void Pool::start(void (*call)(const void*, int), const void* context) const {
+  if (forked_) {
+    for (int part = 0; part < threads_; part++) call(context, part);
+    return;
+  }
   uint64_t ticket = (state_.load(std::memory_order_relaxed) >> kPartBits) + 1;
   call_ = call;
   context_ = context;
@@ -57,8 +82,8 @@ void Pool::start(void (*call)(const void*, int), const void* context) const {
   // Sequentially consistent, as is the count of sleepers: either this sees the sleeper or the sleeper sees the work.
   state_.store(ticket << kPartBits);
   if (sleepers_.load() > 0) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    wake_.notify_all();
+    std::lock_guard<std::mutex> lock(crew_->mutex);
+    crew_->wake.notify_all();
   }
   while (take_part(ticket)) {
   }
@@ -74,9 +99,9 @@ void Pool::loop() {
   while (!stop_) {
     for (int spins = 0; spins < kSpins && polling_.load(std::memory_order_acquire) && !is_new(); spins++) relax();
     if (!is_new()) {
-      std::unique_lock<std::mutex> lock(mutex_);
+      std::unique_lock<std::mutex> lock(crew_->mutex);
       sleepers_.fetch_add(1);
-      wake_.wait(lock, [&] { return stop_ || is_new(); });
+      crew_->wake.wait(lock, [&] { return stop_ || is_new(); });
       sleepers_.fetch_sub(1);
       if (stop_) return;
     }

@@ -1,11 +1,13 @@
 // A pool of threads of one model. The parts of a piece of work are taken by whoever is free: a worker that the system
 // does not let run costs nothing, since the caller then takes its part too. Workers poll for the next piece during a
-// run only, and sleep between runs. With one thread there is no pool at all.
+// run only, and sleep between runs. With one thread there is no pool at all. A process made by fork has none of the
+// workers: there the caller does all parts itself, and what the workers sleep on is never touched again.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -14,7 +16,7 @@ namespace precut {
 
 class Pool {
  public:
-  explicit Pool(int threads);
+  explicit Pool(int threads);  // throws when the system does not grant so many
   ~Pool();
   int threads() const { return threads_; }
 
@@ -33,11 +35,18 @@ class Pool {
   void start(void (*call)(const void*, int), const void* context) const;
   bool take_part(uint64_t ticket) const;
   void loop();
+  void stop();
+
+  struct Crew {
+    std::vector<std::thread> workers;
+    std::mutex mutex;
+    std::condition_variable wake;
+  };
 
   int threads_;
-  std::vector<std::thread> workers_;
-  mutable std::mutex mutex_;
-  mutable std::condition_variable wake_;
+  std::unique_ptr<Crew> crew_;
+  long process_;                 // that the workers live in
+  mutable bool forked_ = false;  // this is another one
   // The number of the piece of work, and in the low 16 bits the next part of it that nobody has taken. A part is taken
   // by exchanging the whole, so that a late worker cannot take a part of a piece that it has not seen.
   mutable std::atomic<uint64_t> state_{0xffff};
