@@ -3,6 +3,8 @@
  * Every function that can fail returns a precut_status; when it is not PRECUT_OK a one-line message is written to
  * `err` (at most `errlen` bytes with the final zero; `err` may be NULL). Nothing throws across this boundary.
  * Different models may be used from different threads at once; calls on one model take turns.
+ * After fork, the child may use and close the models on which no other thread was within a call: what a model did with
+ * several threads it then does with the caller's alone. Models that the child loads have threads of their own.
  */
 #ifndef PRECUT_H
 #define PRECUT_H
@@ -29,9 +31,9 @@ typedef enum precut_status {
   PRECUT_ERR_VERSION = 3,      /* the file is of a format version that this library does not read */
   PRECUT_ERR_SHAPE = 4,        /* an input or output has a shape the network cannot take */
   PRECUT_ERR_NOT_PREPARED = 5, /* precut_run met shapes that precut_prepare has not seen */
-  PRECUT_ERR_MEMORY = 6,       /* memory could not be had, or the plan would need more than is allowed */
+  PRECUT_ERR_MEMORY = 6,       /* memory or threads could not be had, or the plan would need more than is allowed */
   PRECUT_ERR_ISA = 7,          /* the instruction set asked for is unknown or this CPU lacks it */
-  PRECUT_ERR_IO = 8,           /* a file could not be opened or read */
+  PRECUT_ERR_IO = 8,           /* a file could not be opened or read, or is not what it was when it was opened */
   PRECUT_ERR_INTERNAL = 9      /* a defect of this library */
 } precut_status;
 
@@ -63,7 +65,13 @@ typedef struct precut_options {
 PRECUT_API void precut_default_options(precut_options* options);
 
 /* Opens a model held in memory, or in a file (which is mapped, not copied). `options` may be NULL. The model can be
- * run after precut_prepare. */
+ * run after precut_prepare.
+ *
+ * A file is read again when new shapes are prepared (with "reference", at every run), so it must not be written to while
+ * the model is open; to bring a new one, write it under another name and rename it. A size or time of change that is not
+ * what it was gives PRECUT_ERR_IO, and what was prepared before still runs. Two cases cannot be noticed: a file that is
+ * shortened while it is being read ends the process with SIGBUS, as with any mapped file; and contents that are
+ * rewritten at equal size within the clock tick of the last change, or with that time put back, are read unchecked. */
 PRECUT_API precut_status precut_load(const void* bytes, size_t size, const precut_options* options,
                                      precut_model** model, char* err, size_t errlen);
 PRECUT_API precut_status precut_load_file(const char* path, const precut_options* options, precut_model** model,
@@ -75,9 +83,11 @@ PRECUT_API int32_t precut_output_count(const precut_model* model);
 /* The shape that input `index` had when the model was compiled (data is NULL). */
 PRECUT_API precut_status precut_input_shape(const precut_model* model, int32_t index, precut_tensor* shape);
 
-/* Plans a run for these input shapes (`data` is not read): layouts, memory, packed weights, choice of kernels. The
- * shapes of the outputs are written to `outputs` (n_outputs entries, data untouched; may be NULL). Several plans are
- * kept; a shape that has a plan costs nothing. */
+/* Plans a run for these input shapes (`data` is not read): layouts, memory, packed weights, choice of kernels. Batch,
+ * height and width may differ from those that the model was compiled for, as long as every value within the network
+ * keeps its number of channels: a flatten usually fixes height and width. The shapes of the outputs are written to
+ * `outputs` (n_outputs entries, data untouched; may be NULL). Several plans are kept; a shape that has a plan costs
+ * nothing. */
 PRECUT_API precut_status precut_prepare(precut_model* model, const precut_tensor* inputs, int32_t n_inputs,
                                         precut_tensor* outputs, int32_t n_outputs, char* err, size_t errlen);
 

@@ -1,9 +1,5 @@
 // The C functions: arguments checked, exceptions turned into codes and messages.
-#include <fcntl.h>
 #include <sched.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <new>
@@ -14,12 +10,6 @@
 struct precut_model : precut::Model {};
 
 namespace precut {
-
-Model::~Model() {
-  plans.clear();
-  if (map) ::munmap(map, map_size);
-}
-
 namespace {
 
 int available_cores() {
@@ -47,6 +37,9 @@ void open(Model& m, const uint8_t* bytes, size_t size, const precut_options* giv
   std::vector<Shape> example;
   for (const Input& in : m.graph.inputs) example.push_back(in.shape);
   std::vector<Shape> shapes = infer_shapes(m.graph, example);
+  for (const Shape& s : shapes) m.graph.channels.push_back(s.c);
+  m.run_inputs.resize(m.graph.inputs.size());
+  m.run_outputs.resize(m.graph.outputs.size());
   for (const Node& n : m.graph.nodes)
     if (n.op == Op::conv2d || n.op == Op::linear) m.total_weights += size_t(kept_weights(m.graph, n)) * 4;
   if (m.kernels) {
@@ -113,9 +106,12 @@ const std::vector<Shape>& prepare(Model& m, const precut_tensor* inputs) {
     return m.reference_shapes;
   }
   if (Plan* p = find_plan(m, inputs)) return p->shapes();
+  if (m.file) m.file->check_unchanged();
   auto plan = std::make_unique<Plan>(m, shapes);
-  // The weights are packed; what was read of the file may leave memory until another plan needs it.
-  if (m.map) ::madvise(m.map, m.map_size, MADV_DONTNEED);
+  if (m.file) {
+    m.file->check_unchanged();
+    m.file->forget();  // the weights are packed
+  }
   if (m.plans.size() >= kMaxPlans) {
     auto oldest = std::min_element(m.plans.begin(), m.plans.end(),
                                    [](const auto& a, const auto& b) { return a->last_use < b->last_use; });
@@ -162,22 +158,9 @@ precut_status precut_load_file(const char* path, const precut_options* options, 
   *model = nullptr;
   return guarded(err, errlen, [&] {
     auto m = std::make_unique<precut_model>();
-    int fd = ::open(path, O_RDONLY | O_CLOEXEC);
-    struct stat info;
-    if (fd < 0 || ::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-      if (fd >= 0) ::close(fd);
-      throw Error(PRECUT_ERR_IO, std::string("cannot open the model file \"") + path + "\"");
-    }
-    if (info.st_size > 0) {
-      void* p = ::mmap(nullptr, size_t(info.st_size), PROT_READ, MAP_PRIVATE, fd, 0);
-      if (p != MAP_FAILED) {
-        m->map = p;
-        m->map_size = size_t(info.st_size);
-      }
-    }
-    ::close(fd);
-    if (!m->map) throw Error(PRECUT_ERR_IO, std::string("cannot read the model file \"") + path + "\"");
-    open(*m, static_cast<const uint8_t*>(m->map), m->map_size, options);
+    m->file = std::make_unique<MappedFile>(path);
+    open(*m, m->file->bytes(), m->file->size(), options);
+    m->file->check_unchanged();
     *model = m.release();
   });
 }
@@ -209,18 +192,14 @@ precut_status precut_prepare(precut_model* m, const precut_tensor* inputs, int32
 precut_status precut_run(precut_model* m, const precut_tensor* inputs, int32_t n_inputs, const precut_tensor* outputs,
                          int32_t n_outputs, char* err, size_t errlen) {
   if (!m) return report(PRECUT_ERR_ARGUMENT, "model must not be null", err, errlen);
-  constexpr int32_t kEnds = 64;  // so that nothing is allocated here
-  if (!inputs || !outputs || n_inputs != precut_input_count(m) || n_outputs != precut_output_count(m) || n_inputs > kEnds ||
-      n_outputs > kEnds)
+  if (!inputs || !outputs || n_inputs != precut_input_count(m) || n_outputs != precut_output_count(m))
     return report(PRECUT_ERR_ARGUMENT, "the number of inputs or outputs is not the network's", err, errlen);
-  const float* in[kEnds];
-  float* out[kEnds];
-  for (int32_t i = 0; i < n_inputs; i++)
-    if (!(in[i] = inputs[i].data)) return report(PRECUT_ERR_ARGUMENT, "an input has no data", err, errlen);
-  for (int32_t i = 0; i < n_outputs; i++)
-    if (!(out[i] = outputs[i].data)) return report(PRECUT_ERR_ARGUMENT, "an output has no data", err, errlen);
   return guarded(err, errlen, [&] {
     std::lock_guard<std::mutex> lock(m->mutex);
+    for (int32_t i = 0; i < n_inputs; i++)
+      if (!(m->run_inputs[size_t(i)] = inputs[i].data)) throw Error(PRECUT_ERR_ARGUMENT, "an input has no data");
+    for (int32_t i = 0; i < n_outputs; i++)
+      if (!(m->run_outputs[size_t(i)] = outputs[i].data)) throw Error(PRECUT_ERR_ARGUMENT, "an output has no data");
     const Plan* plan = m->kernels ? find_plan(*m, inputs) : nullptr;
     const std::vector<Shape>* shapes = plan ? &plan->shapes() : nullptr;
     if (!m->kernels) {
@@ -233,8 +212,9 @@ precut_status precut_run(precut_model* m, const precut_tensor* inputs, int32_t n
       if (!same((*shapes)[size_t(m->graph.outputs[size_t(i)].value)], outputs[i]))
         throw Error(PRECUT_ERR_SHAPE, "output " + m->graph.outputs[size_t(i)].name + " must have shape " +
                                           (*shapes)[size_t(m->graph.outputs[size_t(i)].value)].text());
-    if (plan) plan->run(in, out);
-    else run_reference(m->graph, *shapes, in, out, m->reference_values);
+    if (plan) return plan->run(m->run_inputs.data(), m->run_outputs.data());
+    if (m->file) m->file->check_unchanged();  // the reference reads its weights where they lie
+    run_reference(m->graph, *shapes, m->run_inputs.data(), m->run_outputs.data(), m->reference_values);
   });
 }
 

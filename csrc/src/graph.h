@@ -129,6 +129,9 @@ struct Graph {
   std::vector<Node> nodes;
   std::vector<Input> inputs;
   std::vector<Output> outputs;
+  // Channels of every value for the compiled example, once they are known. Orders of channels are chosen and weights packed
+  // for these: a run may not change them, as a flatten does whose input has another size.
+  std::vector<int64_t> channels;
 };
 
 // Reads and checks a blob; the graph points into it. Throws Error.

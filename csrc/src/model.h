@@ -5,15 +5,15 @@
 #include <map>
 #include <mutex>
 
+#include "file.h"
 #include "order.h"
 #include "plan.h"
 
 namespace precut {
 
 struct Model {
-  std::vector<uint8_t> owned;  // the blob, unless borrowed or mapped
-  void* map = nullptr;
-  size_t map_size = 0;
+  std::vector<uint8_t> owned;        // the blob, unless borrowed or mapped
+  std::unique_ptr<MappedFile> file;  // where the blob is mapped
   Graph graph;
   const Kernels* kernels = nullptr;  // null: the reference
   bool autotune = true;
@@ -28,11 +28,14 @@ struct Model {
   // Packed weights by (node, group, vectors), shared by all plans that still want them.
   std::map<std::tuple<const Node*, int, int>, std::weak_ptr<const Packed>> packed;
 
+  // The arrays of the run that is made, so that a run allocates nothing.
+  std::vector<const float*> run_inputs;
+  std::vector<float*> run_outputs;
+
   // The reference executor's state for the shapes seen last.
   std::vector<Shape> reference_inputs, reference_shapes;
   std::vector<std::vector<float>> reference_values;
 
-  ~Model();
   std::shared_ptr<const Packed> get_packed(const Node& node, int group, int nv);
 };
 

@@ -146,6 +146,9 @@ std::vector<Shape> infer_shapes(const Graph& g, const std::vector<Shape>& inputs
   for (const Node& n : g.nodes) {
     Shape y = infer(g, n, v);
     check_size(n.name, y);
+    if (!g.channels.empty() && y.c != g.channels[size_t(n.out)])
+      bad(n, "makes " + std::to_string(y.c) + " channels of " + v[size_t(n.in[0])].text() + "; the network was compiled for " +
+                 std::to_string(g.channels[size_t(n.out)]) + " here, and runs only at sizes that keep that number");
     v[size_t(n.out)] = y;
   }
   return v;
