@@ -196,7 +196,13 @@ struct Maker {
       else if (what < 82) simple();
       else combine();
     }
-    if (chance(40)) linear();
+    if (chance(40)) {
+      linear();
+    } else if (chance(30)) {
+      Value x = pool.back();
+      push(10, {x.id}, {}, x.c * x.h * x.w, 1, 1);
+      if (chance(50)) push(11, {pool.back().id}, {}, pool.back().c, 1, 1);
+    }
     w.output(pool.back().id, "y");
     if (chance(30)) w.output(pool[rng() % pool.size()].id, "z");
     return w.bytes();

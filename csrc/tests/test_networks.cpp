@@ -1,5 +1,5 @@
-// Every instruction set that this machine runs against the reference, over random networks; batch, threads and repeated
-// runs must not change a result.
+// Every instruction set that this machine runs against the reference, over random networks; batch, threads, other image
+// sizes in between and repeated runs must not change a result.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -20,7 +20,7 @@ void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace {
 
-int failures = 0;
+int failures = 0, other_sizes = 0;
 
 struct Model {
   precut_model* m = nullptr;
@@ -43,14 +43,18 @@ struct Model {
 
 using Arrays = std::vector<std::vector<float>>;
 
-bool run(Model& m, std::vector<float>& x, int64_t batch, Arrays& out) {
+// `higher` and `wider`: than the image that the network was compiled for.
+bool run(Model& m, std::vector<float>& x, int64_t batch, Arrays& out, int64_t higher = 0, int64_t wider = 0) {
   precut_tensor in;
   if (precut_input_shape(m.m, 0, &in) != PRECUT_OK) return false;
   in.dims[0] = batch;
+  in.dims[2] += higher;
+  in.dims[3] += wider;
   in.data = x.data();
   int n = precut_output_count(m.m);
   std::vector<precut_tensor> y(static_cast<size_t>(n));
-  if (precut_prepare(m.m, &in, 1, y.data(), n, m.err, sizeof m.err) != PRECUT_OK) return false;
+  m.status = precut_prepare(m.m, &in, 1, y.data(), n, m.err, sizeof m.err);
+  if (m.status != PRECUT_OK) return false;
   out.clear();
   for (auto& t : y) {
     int64_t size = 1;
@@ -96,12 +100,16 @@ void one(uint32_t seed, const std::vector<const char*>& isas) {
   precut_input_shape(reference.m, 0, &in);
   int64_t image = in.dims[1] * in.dims[2] * in.dims[3], batch = in.dims[0];
   std::vector<float> x = maker.numbers(size_t(image * batch * 3));
-  Arrays want, got, again;
+  Arrays want, want_other, got, again;
   if (!run(reference, x, batch, want)) {
     std::printf("FAILED seed %u: %s\n", seed, reference.err);
     failures++;
     return;
   }
+  int64_t higher = in.dims[2] > 3 && seed % 2 ? -2 : 3, wider = 1 + int64_t(seed % 3);
+  std::vector<float> x_other = maker.numbers(size_t(in.dims[1] * (in.dims[2] + higher) * (in.dims[3] + wider) * batch));
+  bool takes_other = run(reference, x_other, batch, want_other, higher, wider);
+  if (takes_other) other_sizes++;
   for (const char* isa : isas)
     for (int mode = 0; mode < 2; mode++) {
       int threads = mode == 0 ? 1 : 3;
@@ -113,8 +121,15 @@ void one(uint32_t seed, const std::vector<const char*>& isas) {
         continue;
       }
       compare(want, got, seed, what.c_str());
-      // Another batch size, then the first again: plans must not disturb each other.
-      Arrays large;
+      // Another image size, where the network has one; another batch size; then the first again: plans must not disturb
+      // each other.
+      Arrays large, other;
+      if (run(m, x_other, batch, other, higher, wider) != takes_other || (!takes_other && m.status != reference.status)) {
+        std::printf("FAILED seed %u, %s: another image size: %s\n", seed, what.c_str(), m.err);
+        failures++;
+      } else if (takes_other) {
+        compare(want_other, other, seed, (what + ", another image size").c_str());
+      }
       if (!run(m, x, batch * 3, large) || !run(m, x, batch, again)) {
         std::printf("FAILED seed %u, %s: %s\n", seed, what.c_str(), m.err);
         failures++;
@@ -152,6 +167,7 @@ int main(int argc, char** argv) {
       if (line.substr(0, line.find('\n')).find("yes") != std::string::npos) isas.push_back(isa);
     }
   for (uint32_t seed = first; seed < first + count; seed++) one(seed, isas);
-  std::printf("%u networks, %zu instruction sets, %d failed\n", count, isas.size(), failures);
+  std::printf("%u networks (%d at another image size too), %zu instruction sets, %d failed\n", count, other_sizes, isas.size(),
+              failures);
   return failures != 0;
 }
