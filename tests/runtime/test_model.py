@@ -198,7 +198,7 @@ def test_wrong_use_is_told(images: np.ndarray, tmp_path: Path) -> None:
         load(tmp_path / "none.precut")
     with pytest.raises(PrecutError, match=r'unknown instruction set "sse9"; this build has .*reference'):
         load(small_net(), isa="sse9")
-    with pytest.raises(PrecutError, match="threads must be at least 1"):
+    with pytest.raises(PrecutError, match="threads must be a whole number from 1 to 1024; got 0"):
         load(small_net(), threads=0)
     with load(small_net(), threads=1, autotune=False) as model:
         with pytest.raises(

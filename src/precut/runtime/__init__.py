@@ -15,6 +15,7 @@ from precut.runtime._blob import Act as Act
 from precut.runtime._blob import BlobBuilder as BlobBuilder
 from precut.runtime._blob import ClassSupport as ClassSupport
 from precut.runtime._blob import MaskSupport as MaskSupport
+from precut.runtime._lib import MAX_THREADS as MAX_THREADS
 from precut.runtime._lib import available as available
 from precut.runtime._lib import call as call
 from precut.runtime._lib import library as library
@@ -27,6 +28,7 @@ __all__ = [
     "ACTIVATIONS",
     "Act",
     "BlobBuilder",
+    "MAX_THREADS",
     "ClassSupport",
     "MaskSupport",
     "Model",

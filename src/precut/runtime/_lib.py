@@ -11,9 +11,10 @@ from pathlib import Path
 
 from precut.errors import PrecutError
 
-__all__ = ["NOT_PREPARED", "Options", "Tensor", "available", "call", "library", "version"]
+__all__ = ["MAX_THREADS", "NOT_PREPARED", "Options", "Tensor", "available", "call", "library", "version"]
 
 NOT_PREPARED = 5
+MAX_THREADS = 1024  # what the library takes
 ERROR_BYTES = 512
 BORROW = 1
 
@@ -99,7 +100,9 @@ def library() -> c.CDLL:
         "precut_conv_threads": (None, [c.c_void_p]),
     }
     for name, (result, arguments) in signatures.items():
-        function = getattr(lib, name)
+        function = getattr(lib, name, None)
+        if function is None:
+            raise PrecutError(f"the native library {str(path)!r} is not libprecut, or not of this version: no {name}")
         function.restype = result
         function.argtypes = arguments
     return lib
