@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -92,6 +93,10 @@ def test_sizes_that_come_from_shapes_follow_other_inputs(function: Callable[...,
         lambda m, x: x.sum(1) if x.shape[2] < 7 else x,
         lambda m, x: x * x.shape[3] ** -0.5,
         lambda m, x: x * (x.size(2) / 2.5),
+        lambda m, x: F.interpolate(x, size=(int(x.shape[2] * 0.5), int(0.5 * x.shape[3]))),
+        lambda m, x: torch.cat([x] * x.shape[0], 1),
+        lambda m, x: x * abs(x.shape[2] - 9),
+        lambda m, x: x * (x.shape[2] - True) * math.floor(x.shape[3]),
         lambda m, x: x.view(len(x), -1),
         lambda m, x: x + 1 if x.shape == x[:, :, :6].shape else x,
     ],

@@ -88,8 +88,8 @@ def tell(function: Callable[..., Any], operands: tuple[Any, ...], outcome: Any) 
 
 class SizeInt(int):
     """An ``int`` that carries its SizeRef. Whole-number arithmetic with + - * // % keeps it. Whatever else is learned
-    from it (comparisons, ``int()``, ``float()``, division with ``/``) is an ordinary result, of which listeners are
-    told."""
+    from it (comparisons, ``int()``, ``float()``, division with ``/``, arithmetic with floats, repeated lists) is an
+    ordinary result, of which listeners are told. What reads an ``int`` directly (``range``, ``math.log``) is not seen."""
 
     ref: SizeRef
 
@@ -106,7 +106,10 @@ class SizeInt(int):
 
 def _arithmetic(function: Callable[[int, int], int], reverse: bool) -> Callable[[SizeInt, Any], Any]:
     def method(self: SizeInt, other: Any) -> Any:
-        if not isinstance(other, int) or isinstance(other, bool):
+        if not isinstance(other, int):
+            # The other side goes on with the plain number: a float, a list that is repeated. Tensors are recorded.
+            if not isinstance(other, torch.Tensor):
+                tell(int.__int__, (self,), self.ref.example)
             return NotImplemented
         plain = other.ref.example if isinstance(other, SizeInt) else other
         operands = (self.ref, other.ref if isinstance(other, SizeInt) else other)
@@ -136,7 +139,7 @@ def _learned(name: str) -> Callable[..., Any]:
 _KEPT = ("add", "sub", "mul", "floordiv", "mod")
 _TOLD = (
     "eq", "ne", "lt", "le", "gt", "ge", "bool", "float", "int", "pow", "rpow", "truediv", "rtruediv", "divmod",
-    "rdivmod", "and", "or", "xor", "lshift", "rshift", "round", "ceil",
+    "rdivmod", "and", "or", "xor", "lshift", "rshift", "round", "ceil", "floor", "trunc", "abs", "invert",
 )  # fmt: skip
 for _name in _KEPT:
     _function = getattr(operator, _name)
@@ -145,6 +148,7 @@ for _name in _KEPT:
 for _name in _TOLD:
     setattr(SizeInt, f"__{_name}__", _learned(f"__{_name}__"))
 setattr(SizeInt, "__neg__", lambda self: 0 - self)  # noqa: B010
+setattr(SizeInt, "__pos__", lambda self: self)  # noqa: B010
 
 
 def trace_sizes(shape: torch.Size, value: int) -> torch.Size:
