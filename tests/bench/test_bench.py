@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import precut
-from precut.bench import Engine, bench, engines, layer_chain, network, registered
+from precut.bench import Engine, bench, chained, engines, layer_chain, network, registered
 from precut.bench import _forms as forms
 from precut.measure import paired_ratio, summary
 
@@ -61,6 +61,20 @@ def test_wrong_uses() -> None:
         bench({"dense": precut.create_model("resnet8")}, X, only=["openvin"])
     with pytest.raises(precut.PrecutError, match=r"^bench takes \{name: model\} with at least one model$"):
         bench({}, X)
+    with pytest.raises(precut.PrecutError, match=r"as x; got torch.float64 of shape \(1, 3, 32, 32\)$"):
+        bench({"dense": precut.create_model("resnet8")}, X.double())
+    for name in ("rounds", "calls", "threads"):
+        with pytest.raises(precut.PrecutError, match=f"^{name} must be a whole number of at least 1; got 0$"):
+            bench({"dense": precut.create_model("resnet8")}, X, only=["torch"], **{name: 0})
+    with pytest.raises(precut.PrecutError, match=r"^width_mult is set by a network's name \(width:0.5\)"):
+        registered("resnet8", width_mult=0.5)
+
+
+def test_networks_that_no_engine_takes_have_folders_of_their_own() -> None:
+    chain = layer_chain("4-4@4")
+    x = torch.zeros(1, 4, 4, 4)
+    found = bench({"dense": chain, "a": chain, "b": chain}, x, only=["torch"], rounds=1, seconds=0.0)
+    assert list(found.seconds) == [("torch", "dense")]
 
 
 def test_networks_by_name() -> None:
@@ -95,7 +109,16 @@ def test_every_layer_of_a_chain_is_sparse() -> None:
     assert summary(chain, x).macs == 6 * 16 * 16 * 4 * 64
 
 
+@pytest.mark.parametrize("name", ["width:0.5", "narrow:dense"])
+def test_a_layer_chain_has_one_width(name: str) -> None:
+    with pytest.raises(precut.PrecutError, match=r"^width: and narrow: are for models; the chain 4-4@4 has"):
+        network(name, chained("4-4@4"), torch.zeros(1, 4, 4, 4), 1, lambda line: None)
+
+
 def test_layer_chains_refuse() -> None:
+    for text in ("64@0", "0@8", "8-0@8"):
+        with pytest.raises(precut.PrecutError, match=f"^a layer is written like .* got '{text}'$"):
+            layer_chain(text)
     with pytest.raises(
         precut.PrecutError, match=r"^a layer is written like 64@32 or, with stride 2, 64-128@32; got '64x32'$"
     ):

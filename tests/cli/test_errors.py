@@ -54,6 +54,23 @@ WRONG = [
         ["summary", "speednet", "--model-set", "width=[1,2,3]"],
         "unknown argument of model 'speednet' 'width': did you mean 'widths'?",
     ),
+    (["bench", "--layer", "64@0"], "a layer is written like 64@32 or, with stride 2, 64-128@32; got '64@0'"),
+    (
+        ["bench", "speednet", "--model-set", "in_channels=x"],
+        "--model-set in_channels must be a whole number of at least 1; got 'x'",
+    ),
+    (
+        ["bench", "resnet18", "--model-set", "width_mult=0.5"],
+        "width_mult is set by a network's name (width:0.5), not among the model's arguments",
+    ),
+    (
+        ["bench", "resnet18", "--model-set", "input_size=8"],
+        "the side of the images is set by --input-size, not by --model-set",
+    ),
+    (
+        ["bench", "--layer", "4@4", "--networks", "width:0.5"],
+        "width: and narrow: are for models; the chain 4@4 has the channels of its name alone",
+    ),
     (["list", "modles"], "unknown kind of name 'modles': did you mean 'models'?"),
     (["list", "recipes", "x*"], "none of the 4 recipes is like 'x*'; precut list recipes shows all"),
     (["reproduce", "no.yaml"], "there is no claim file 'no.yaml'"),

@@ -16,7 +16,7 @@ from precut.measure import latency
 from precut.models import create_model
 from precut.supports import parse
 
-__all__ = ["layer_chain", "network", "registered"]
+__all__ = ["chained", "layer_chain", "network", "registered"]
 
 _CHAIN = 6  # distinct weights, so that no layer's are left in the cache by the one before
 _STEPS = 7  # of the bisection for a width
@@ -24,6 +24,8 @@ _STEPS = 7  # of the bisection for a width
 
 def registered(model: str, **kwargs: Any) -> Callable[[float], nn.Module]:
     """A builder of a registered model by width multiplier, on the same seed."""
+    if "width_mult" in kwargs:
+        raise PrecutError("width_mult is set by a network's name (width:0.5), not among the model's arguments")
 
     def build(width: float) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -36,7 +38,7 @@ def registered(model: str, **kwargs: Any) -> Callable[[float], nn.Module]:
 def layer_chain(text: str) -> nn.Module:
     """Convolutions of one shape with ReLU between: six of them for ``64@32`` (channels @ side of the maps), one with
     stride 2 for ``64-128@32`` (input - output channels @ side)."""
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?@(\d+)", text)
+    found = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?@([1-9]\d*)", text)
     if not found:
         raise PrecutError(f"a layer is written like 64@32 or, with stride 2, 64-128@32; got {text!r}")
     first, last = int(found[1]), int(found[2] or found[1])
@@ -46,6 +48,17 @@ def layer_chain(text: str) -> nn.Module:
         for _ in range(1 if found[2] else _CHAIN):
             parts += [nn.Conv2d(first, last, 3, 2 if found[2] else 1, 1, bias=False), nn.ReLU()]
     return nn.Sequential(*parts).eval()
+
+
+def chained(text: str) -> Callable[[float], nn.Module]:
+    """A builder of :func:`layer_chain` for :func:`network`; a chain has one width, that of its text."""
+
+    def build(width: float) -> nn.Module:
+        if width != 1.0:
+            raise PrecutError(f"width: and narrow: are for models; the chain {text} has the channels of its name alone")
+        return layer_chain(text)
+
+    return build
 
 
 def _sparse(model: nn.Module, name: str) -> nn.Module:

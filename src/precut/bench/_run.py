@@ -20,7 +20,7 @@ from precut._files import atomic_write
 from precut.bench._engines import deepsparse_python, engines, installed
 from precut.bench._forms import FORMS
 from precut.bench._process import EngineProcess
-from precut.errors import PrecutError
+from precut.errors import PrecutError, whole
 from precut.measure import Ratio, paired_ratio, summary
 from precut.report import Column, Table, duration, pareto_plot, si
 
@@ -182,8 +182,8 @@ def bench(
         x: a float32 batch of images (N, C, H, W).
         threads: of each engine.
         only: names of engines (``precut.bench.engines``); by default all that are installed.
-        rounds: at least 30 for a claim.
-        calls, seconds: of each in a round, at least.
+        rounds: one or more; at least 30 for a claim.
+        calls, seconds: of each in a round, at least; one call or more.
         seed: of the order in the rounds.
         progress: called with a line on what is being done.
 
@@ -193,6 +193,12 @@ def bench(
     """
     if not networks:
         raise PrecutError("bench takes {name: model} with at least one model")
+    if not isinstance(x, torch.Tensor) or x.dtype != torch.float32 or x.ndim != 4 or not x.numel():
+        shown = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
+        raise PrecutError(f"bench takes a float32 tensor of images (N, C, H, W) as x; got {shown}")
+    whole("threads", threads)
+    whole("rounds", rounds)
+    whole("calls", calls)
     names = [name for name in engines if installed(name)] if only is None else list(only)
     for name in names:
         entry = engines[name]
@@ -210,8 +216,8 @@ def bench(
         try:
             given = Path(scratch) / "x.npy"
             np.save(given, x.numpy())
-            for network, model in networks.items():
-                folder = Path(scratch) / str(len(running))
+            for number, (network, model) in enumerate(networks.items()):
+                folder = Path(scratch) / str(number)
                 folder.mkdir()
                 with torch.no_grad():
                     expected = model.eval()(x).numpy()

@@ -10,6 +10,7 @@ from pathlib import Path
 from precut.cli._parser import assignments, whole
 from precut.cli._show import say, show
 from precut.errors import PrecutError
+from precut.errors import whole as checked
 
 __all__ = ["configure", "run"]
 
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Times and reports."""
     import torch
 
-    from precut.bench import bench, engines, installed, layer_chain, make_deepsparse, network, registered
+    from precut.bench import bench, chained, engines, installed, make_deepsparse, network, registered
 
     if arguments.install_deepsparse:
         say(f"DeepSparse is at {make_deepsparse()}")
@@ -54,11 +55,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.layer:
         if kwargs:
             raise PrecutError("--model-set is for a model; --layer has none of its arguments")
-        chain = layer_chain(arguments.layer)
-        channels, side = next(chain.parameters()).shape[1], int(arguments.layer.split("@")[1])
-        build = lambda width: layer_chain(arguments.layer)  # noqa: E731
+        build = chained(arguments.layer)
+        channels, side = next(build(1.0).parameters()).shape[1], int(arguments.layer.split("@")[1])
     else:
-        channels, side = int(kwargs.get("in_channels", 3)), arguments.input_size
+        if "input_size" in kwargs:
+            raise PrecutError("the side of the images is set by --input-size, not by --model-set")
+        channels, side = checked("--model-set in_channels", kwargs.get("in_channels", 3)), arguments.input_size
         build = registered(arguments.model, input_size=side, **kwargs)
     x = torch.randn(arguments.batch, channels, side, side, generator=torch.Generator().manual_seed(0))
     networks = dict(network(name, build, x, arguments.threads, say) for name in arguments.networks)
