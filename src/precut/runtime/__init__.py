@@ -26,9 +26,9 @@ from precut.runtime._table import ops_table as ops_table
 
 __all__ = [
     "ACTIVATIONS",
+    "MAX_THREADS",
     "Act",
     "BlobBuilder",
-    "MAX_THREADS",
     "ClassSupport",
     "MaskSupport",
     "Model",

@@ -55,8 +55,8 @@ def load(
     handle = c.c_void_p()
     keep: object = None
     if isinstance(source, (bytes, bytearray, memoryview)):
-        contiguous = not isinstance(source, memoryview) or source.c_contiguous
-        raw = np.frombuffer(source if contiguous else source.tobytes(), dtype=np.uint8)
+        spread = isinstance(source, memoryview) and not source.c_contiguous
+        raw = np.frombuffer(bytes(source) if spread else source, dtype=np.uint8)
         # The library reads them until the model is closed: as it checked them, so they have to stay.
         if raw.flags.writeable or raw.ctypes.data % 4:
             raw = raw.copy()
@@ -88,7 +88,9 @@ def _floats(given: object) -> Floats:
     """An input as the float32 array that the library reads."""
     try:
         array = np.asarray(given)
-    except Exception as error:  # what other libraries' arrays raise is their own (a tensor that requires grad: detach it)
+    except (
+        Exception
+    ) as error:  # what other libraries' arrays raise is their own (a tensor that requires grad: detach it)
         raise PrecutError(f"an input of type {type(given).__name__} is no array of numbers: {error}") from error
     if not np.can_cast(array.dtype, np.float32, "same_kind"):
         raise PrecutError(f"inputs are arrays of numbers, converted to float32; got an array of dtype {array.dtype}")
