@@ -54,6 +54,9 @@ class Program:
     Attributes:
         steps: (node index, step) in execution order.
         entered: native value to the graph's value that it is, for those that come from outside.
+        constant: ids of values that do not depend on the input.
+        stretching: ids of values whose channels become more with the input's height and width: what torch makes of a
+            flattened map.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -63,6 +66,7 @@ class Program:
         self.operands: dict[int, Operand] = {}
         self.entered: dict[int, Value] = {}
         self.constant: set[int] = set()
+        self.stretching: set[int] = set()
         self.node: Node | None = None
         self._count = 0
 
@@ -89,6 +93,8 @@ class Program:
             raise UnsupportedError(f"it works on {str(value.dtype).removeprefix('torch.')}, not on float32")
         if len(shape) not in (2, 4):
             raise UnsupportedError(f"it works on a tensor of {len(shape)} dimensions, not on (N, C) or (N, C, H, W)")
+        if value.id in self.stretching:
+            raise UnsupportedError("it works on channels whose number follows the size of the input")
         if shape[0] != self.batch:
             raise UnsupportedError("one of its operands has another batch size than the input")
         number = self.new()

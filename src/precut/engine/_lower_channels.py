@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from precut.engine._lower import Operand, Program, UnsupportedError, row
-from precut.graph import Node, ParamRef, Value
+from precut.graph import Node, ParamRef, SizeRef, Value
 
 __all__: list[str] = []
 
@@ -89,7 +89,7 @@ def _numbers(node: Node, item: Any) -> list[int]:
         item = torch.tensor(item)
     if not isinstance(item, torch.Tensor) or item.ndim != 1 or item.is_floating_point():
         raise UnsupportedError("its index is no constant list of channels")
-    numbers = item.nonzero().flatten() if item.dtype == torch.bool else item
+    numbers = item.nonzero().flatten() if item.dtype in (torch.bool, torch.uint8) else item  # those are masks
     return [int(i) % node.input.shape[1] for i in numbers]
 
 
@@ -152,7 +152,22 @@ def _squeeze(node: Node, p: Program) -> Operand:
     return x if len(node.output.shape) != 2 or x.rank == 2 else p.emit("flatten", [x], rank=2)
 
 
-@row("reshape", "nothing, or gather", "channel shuffles written as views; (N, C) to (N, C, 1, 1)", reads_sizes=True)
+def _follows(part: Any, back: int, p: Program) -> bool:
+    """Whether a size in a view is left to torch, or is that dimension, counted from the last, of some value."""
+    if not isinstance(part, SizeRef):
+        return part == -1
+    if part.function is not None:
+        return False
+    value, dim = part.operands
+    return dim == len(p.graph.values_by_id[value].shape) - back
+
+
+@row(
+    "reshape",
+    "nothing, or gather",
+    "channel shuffles written as views, rows and columns not as numbers; (N, C) to (N, C, 1, 1)",
+    reads_sizes=True,
+)
 def _reshape(node: Node, p: Program) -> Operand:
     before, after = tuple(node.input.shape), tuple(node.output.shape)
     spec = node.bound.get("shape")
@@ -162,6 +177,13 @@ def _reshape(node: Node, p: Program) -> Operand:
         raise UnsupportedError("it changes the batch")
     x = p.operand(node.input, virtual=True)
     tail = before[-2:]
+    if (
+        spec is not None
+        and len(spec) > 3
+        and not x.fixed
+        and not (_follows(spec[-2], 2, p) and _follows(spec[-1], 1, p))
+    ):
+        raise UnsupportedError("its rows and columns are not written as those of its input")
     if x.split is not None:
         if len(after) == 4 and after[2:] == tail and after[1] == x.channels:
             return _take(replace(x, split=None), x.split.reshape(-1), p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,6 @@ from precut.graph import Node, ParamRef, Value
 from precut.runtime import Act
 
 __all__: list[str] = []
-
-_HUGE = float(np.finfo(np.float32).max)  # stands for no bound
 
 
 def _prelu(node: Node, p: Program) -> Act:
@@ -33,7 +32,7 @@ def _clip(low: Any, high: Any) -> Act:
         return Act("relu")
     if low is not None and high is not None and low > high:
         raise UnsupportedError("its lower bound is above the upper one")
-    return Act("clip", -_HUGE if low is None else float(low), _HUGE if high is None else float(high))
+    return Act("clip", -math.inf if low is None else float(low), math.inf if high is None else float(high))
 
 
 _ACTS: dict[str, tuple[str, Callable[[Node, Program], Act]]] = {

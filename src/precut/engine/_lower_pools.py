@@ -5,9 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from precut.engine._lower import Operand, Program, UnsupportedError, row, size_refs
-from precut.graph import Node, SizeRef
+from precut.graph import Node, SizeRef, Value
 
 __all__: list[str] = []
+
+# Operations that may come between a flattened map and its linear layer.
+_EACH_ALONE = (
+    "dropout",
+    "identity",
+    "relu",
+    "relu6",
+    "hardtanh",
+    "leaky_relu",
+    "elu",
+    "silu",
+    "gelu",
+    "sigmoid",
+    "tanh",
+)
 
 
 @row("max_pool2d", "max_pool", "without return_indices")
@@ -79,11 +94,30 @@ def _amax(node: Node, p: Program) -> Operand:
     return _over_pixels("adaptive_max_pool", node, p)
 
 
-@row("flatten", "flatten", "from dimension 1 to the last", reads_sizes=True)
+def _fits_one_size(value: Value, p: Program) -> bool:
+    """Whether all that becomes of an (N, C) value is read by layers whose weights take exactly so many channels: with
+    another number the network is refused as a whole."""
+    if not value.consumers or any(value is output for output in p.graph.outputs):
+        return False
+    return all(
+        node.op in ("linear", "batch_norm")
+        or (node.op in _EACH_ALONE and all(_fits_one_size(output, p) for output in node.outputs))
+        for node in value.consumers
+    )
+
+
+@row(
+    "flatten",
+    "flatten",
+    "from dimension 1 to the last; the map has one size for all inputs, or linear layers read it",
+    reads_sizes=True,
+)
 def _flatten(node: Node, p: Program) -> Operand:
     x = p.operand(node.input)
     if x.rank == 2:
         return x
+    if not x.fixed and not _fits_one_size(node.output, p):
+        raise UnsupportedError("its number of channels follows the size of the input")
     return p.emit("flatten", [x], channels=node.output.shape[1], rank=2)
 
 
