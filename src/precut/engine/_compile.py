@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from torch import nn
 
 from precut import runtime
 from precut.engine._compiled import CompiledModel, NativePart, TorchPart, torch_part
+from precut.engine._inputs import NO_IMAGE
 from precut.engine._partition import Partition, Segment, partition
 from precut.engine._steps import write
 from precut.errors import PrecutError, unknown, whole
-from precut.graph import Graph, capture
+from precut.graph import Graph, capture, leaves
 
-__all__ = ["compile"]
+__all__ = ["compile", "refusal"]
 
 _warned = False
 
@@ -34,7 +35,7 @@ def compile(model: nn.Module, example_inputs: Any, threads: int | None = None, a
             weights are copied: compile again after training on.
         example_inputs: a float32 tensor, a tuple of arguments or a dict of keyword arguments. Other batch sizes work
             later, and other image sizes where the network takes them.
-        threads: threads of a native call, the caller's included; None is one for each core.
+        threads: threads of a native call, the caller's included, at most 1024; None is one for each core.
         autotune: time the candidates for each layer, once for each input shape, with results kept on disk; False
             takes the choice of a cost model.
 
@@ -42,21 +43,29 @@ def compile(model: nn.Module, example_inputs: Any, threads: int | None = None, a
     library, with one warning.
 
     Raises:
-        PrecutError: a model that cannot be captured, is not float32 on the CPU, or behaves in eval mode as in training.
+        PrecutError: a model that cannot be captured, is not float32 on the CPU, or behaves in eval mode as in training;
+            an example that the model does not take, or without an image; an environment variable or a native library
+            that cannot be used.
     """
     if threads is not None:
-        whole("threads", threads)
+        whole("threads", threads, 1, runtime.MAX_THREADS)
     if not isinstance(autotune, bool):
         raise PrecutError(f"autotune must be True or False; got {autotune!r}")
     own = getattr(model, "__precut_compile__", None)
     if own is not None:  # a model of several networks makes each ready
         return own(example_inputs, threads, autotune)
     mode = _mode()
-    graph = capture(model, example_inputs)
+    for name, tensor in _example(example_inputs):
+        if tensor.ndim and not tensor.shape[0]:
+            raise PrecutError(f"compile {NO_IMAGE}; {name} of the example has shape {tuple(tensor.shape)}")
+    try:
+        graph = capture(model, example_inputs)
+    except PrecutError:
+        raise
+    except Exception as error:
+        raise refusal(model, example_inputs, error) from error
     _check(graph)
-    parts = _parts(graph, mode, threads, autotune)
-    meta = _meta(graph) if graph.guards else None
-    return CompiledModel(graph, parts, meta, mode)
+    return CompiledModel(graph, _parts(graph, mode, threads, autotune), mode)
 
 
 def _mode() -> str:
@@ -68,6 +77,10 @@ def _mode() -> str:
     if asked == "reference":
         return "reference"
     if runtime.available():
+        # What is wrong with the library or the environment (PRECUT_ISA) is told, not taken for a network that it refuses.
+        builder = runtime.BlobBuilder()
+        builder.output(builder.activation(builder.input("x", (1, 1)), "relu"))
+        runtime.load(builder.bytes(), threads=1, autotune=False).close()
         return "native"
     if not _warned:
         _warned = True
@@ -79,20 +92,39 @@ def _mode() -> str:
     return "reference"
 
 
+def _example(example_inputs: Any) -> list[tuple[str, torch.Tensor]]:
+    tensors = [leaf for leaf in leaves(example_inputs) if isinstance(leaf, torch.Tensor)]
+    return [(f"input {number}", tensor) for number, tensor in enumerate(tensors)]
+
+
 def _check(graph: Graph) -> None:
     """float32 on the CPU throughout."""
-    tensors = [(f"input {value.name!r}", value.dtype) for value in graph.inputs]
-    tensors += [(name, tensor.dtype) for node in graph.nodes for name, tensor in node.params.values()]
-    for name, dtype in tensors:
-        if (dtype.is_floating_point and dtype != torch.float32) or dtype.is_complex:
-            raise PrecutError(
-                f"compile needs a float32 model and float32 inputs; {name} is {str(dtype).removeprefix('torch.')}: call "
-                ".float()"
-            )
-    for node in graph.nodes:
-        for name, tensor in node.params.values():
-            if tensor.device.type != "cpu":
-                raise PrecutError(f"compile needs a model on the CPU; {name} is on {tensor.device}: call .cpu()")
+    tensors = [leaf for leaf in leaves(graph.signature) if isinstance(leaf, torch.Tensor)]
+    named = [(f"input {value.name!r}", tensor) for value, tensor in zip(graph.inputs, tensors, strict=True)]
+    unfit = _unfit([*named, *(pair for node in graph.nodes for pair in node.params.values())])
+    if unfit is not None:
+        raise unfit
+
+
+def _unfit(named: Iterable[tuple[str, torch.Tensor]]) -> PrecutError | None:
+    """What is wrong with the first of these tensors that cannot be compiled."""
+    for name, tensor in named:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if (tensor.dtype.is_floating_point and tensor.dtype != torch.float32) or tensor.dtype.is_complex:
+            return PrecutError(f"compile needs a float32 model and float32 inputs; {name} is {dtype}: call .float()")
+        if tensor.is_meta:
+            return PrecutError(f"compile needs numbers; {name} is on the meta device, which has none: load it first")
+        if tensor.device.type != "cpu":
+            return PrecutError(f"compile needs model and inputs on the CPU; {name} is on {tensor.device}: call .cpu()")
+        if tensor.layout != torch.strided:
+            return PrecutError(f"compile needs dense tensors; {name} is {tensor.layout}: call .to_dense()")
+    return None
+
+
+def refusal(model: nn.Module, example_inputs: Any, error: Exception) -> PrecutError:
+    """Why a model failed on an example: dtypes, devices and layouts first, then what it said itself."""
+    unfit = _unfit([*_example(example_inputs), *model.named_parameters(), *model.named_buffers()])
+    return unfit or PrecutError(f"the model does not take these example inputs: {type(error).__name__}: {error}")
 
 
 def _parts(graph: Graph, mode: str, threads: int | None, autotune: bool) -> list[NativePart | TorchPart]:
@@ -131,13 +163,3 @@ def _opened(
             step.args.clear()
         parts.append(NativePart(item, model, data))
     return {}, parts
-
-
-def _meta(graph: Graph) -> nn.Module:
-    """The model without numbers, to ask which way its Python code would go for other sizes."""
-    memo: dict[int, Any] = {}
-    for tensor in (*graph.model.parameters(), *graph.model.buffers()):
-        made = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(made, False) if isinstance(tensor, nn.Parameter) else made
-    graph.constants = {name: tensor.to("meta") for name, tensor in graph.constants.items()}
-    return copy.deepcopy(graph.model, memo).eval()

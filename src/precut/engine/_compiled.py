@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy as np
 import torch
 
 from precut._files import atomic_write
+from precut.engine._inputs import Array, Inputs
 from precut.engine._partition import Segment
+from precut.engine._retrace import Retrace
 from precut.errors import PrecutError
 from precut.graph import Graph, Node, ParamRef, SizeRef, Value, function_name, leaves, rebuild
 from precut.report import Table
 from precut.runtime import Model
 
-__all__ = ["CompiledModel", "NativePart", "TorchPart"]
+__all__ = ["CompiledModel", "NativePart", "TorchPart", "torch_part", "write_file"]
 
 Env = dict[int, torch.Tensor]
 
@@ -108,29 +111,43 @@ def torch_part(node: Node, reason: str) -> TorchPart:
     return TorchPart(node, module, params, reason)
 
 
+def _constants(graph: Graph) -> dict[str, torch.Tensor]:
+    """Copies of the model's own tensors that the result holds as they are."""
+    held = {leaf for leaf in leaves(graph.result) if isinstance(leaf, ParamRef)}
+    named = (
+        {**dict(graph.model.named_parameters()), **dict(graph.model.named_buffers()), **graph.constants} if held else {}
+    )
+    return {ref.name: named[ref.name].detach().clone() for ref in held}
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Writes a file all at once; what goes wrong is a PrecutError with the path."""
+    try:
+        return atomic_write(os.fspath(path), data)
+    except (OSError, TypeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise PrecutError(f"{str(path)!r:.200} cannot be written: {why}") from error
+
+
 class CompiledModel:
     """A network made ready to run; what :func:`precut.compile` returns.
 
     Call it as the model was called. It takes and gives torch tensors, or NumPy arrays if the inputs are such; other
-    batch sizes than the example's work, and other image sizes where the network takes them. Results carry no
-    gradients. Weights are those that the model had when it was compiled.
+    batch sizes than the example's work, and other image sizes where the network takes them; the first call of each new
+    size takes longer (the model's Python code is asked whether it would do the same, and the library plans). Results
+    carry no gradients. Weights are those that the model had when it was compiled.
 
     One call a time runs on a compiled model (others wait); several compiled models run at once.
     """
 
-    def __init__(
-        self, graph: Graph, parts: Sequence[NativePart | TorchPart], meta: torch.nn.Module | None, mode: str
-    ) -> None:
+    def __init__(self, graph: Graph, parts: Sequence[NativePart | TorchPart], mode: str) -> None:
         self.parts = list(parts)
         self.mode = mode
-        self._graph = graph if meta is not None else None
-        self._meta = meta
-        self._checked: set[tuple[tuple[int, ...], ...]] = set()
-        self._inputs = list(graph.inputs)
+        self._inputs = Inputs(graph)
         self._result = graph.result
-        self._keywords = list(graph.signature[1])
-        self._example = tuple(leaves((graph.signature[0], tuple(graph.signature[1].values()))))
-        self._shapes = tuple(value.shape for value in self._inputs)
+        self._constants = _constants(graph)
+        self._retrace = Retrace(graph)
+        self._checked = {self._inputs.shapes}
         self._ends = self._last_reads()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -142,24 +159,28 @@ class CompiledModel:
         Raises:
             PrecutError: other arguments than in the example, or sizes that the network does not take.
         """
-        tensors, numpy = self._take(args, kwargs)
-        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        if self._meta is not None and shapes not in self._checked:
-            self._check_sizes(tensors)
-            self._checked.add(shapes)
-        env = self._forward(tensors)
+        tensors, numpy = self._inputs.take(args, kwargs)
+        env, sizes = self._forward(tensors)
 
         def fill(leaf: Any) -> Any:
-            if isinstance(leaf, Value):
-                return env[leaf.id].detach().numpy() if numpy else env[leaf.id]
-            return leaf.example if isinstance(leaf, SizeRef) else leaf
+            if isinstance(leaf, SizeRef):
+                return leaf.resolve(sizes)
+            if not isinstance(leaf, (Value, ParamRef)):
+                return leaf
+            tensor = env[leaf.id] if isinstance(leaf, Value) else self._constants[leaf.name].clone()
+            return tensor.detach().numpy() if numpy else tensor
 
         return rebuild(self._result, fill)
 
-    def _forward(self, tensors: Sequence[torch.Tensor], clock: bool = False) -> Env:
-        env: Env = {value.id: tensor for value, tensor in zip(self._inputs, tensors, strict=True)}
+    def _forward(self, tensors: Sequence[torch.Tensor], clock: bool = False) -> tuple[Env, dict[int, torch.Size]]:
+        """The values that the result holds, and the shapes of all that left a part."""
+        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+        if shapes not in self._checked:
+            self._retrace.check(tensors)
+            self._checked.add(shapes)
+        env: Env = {value.id: tensor for value, tensor in zip(self._inputs.values, tensors, strict=True)}
         native: Env = {}
-        sizes = {value.id: tensor.shape for value, tensor in zip(self._inputs, tensors, strict=True)}
+        sizes = {number: tensor.shape for number, tensor in env.items()}
         with torch.no_grad():
             for part, ends in zip(self.parts, self._ends, strict=True):
                 if isinstance(part, NativePart):
@@ -172,7 +193,7 @@ class CompiledModel:
                     sizes.update((value.id, env[value.id].shape) for value in part.node.outputs if value.id in env)
                 for done in ends:
                     env.pop(done, None)
-        return env
+        return env, sizes
 
     def _last_reads(self) -> list[list[int]]:
         """For each part the graph values that nothing needs after it."""
@@ -191,66 +212,13 @@ class CompiledModel:
                 ends[number].append(value)
         return ends
 
-    def _take(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[torch.Tensor], bool]:
-        """The call's tensors in order, and whether they came as NumPy arrays."""
-        if set(kwargs) != set(self._keywords):
-            raise PrecutError(
-                f"this compiled model takes the keyword arguments {self._keywords} of its example; got {sorted(kwargs)}"
-            )
-        given = list(leaves((args, tuple(kwargs[name] for name in self._keywords))))
-        arrays = [leaf for leaf in given if isinstance(leaf, (torch.Tensor, np.ndarray))]
-        if len(given) != len(self._example) or len(arrays) != len(self._inputs):
-            names = ", ".join(value.name for value in self._inputs)
-            raise PrecutError(
-                f"this compiled model takes {len(self._inputs)} tensors ({names}) and else what the example held; got "
-                f"{len(arrays)} tensors and {len(given) - len(arrays)} other arguments"
-            )
-        numpy = any(isinstance(leaf, np.ndarray) for leaf in arrays)
-        tensors = []
-        position = 0
-        for leaf, example in zip(given, self._example, strict=True):
-            if isinstance(example, torch.Tensor) and isinstance(leaf, (torch.Tensor, np.ndarray)):
-                tensors.append(self._checked_input(self._inputs[position], leaf))
-                position += 1
-            elif isinstance(example, torch.Tensor) or leaf != example:
-                raise PrecutError(
-                    f"an argument of this compiled model was {example!r:.60} in its example; got {leaf!r:.60}"
-                )
-        return tensors, numpy
-
-    @staticmethod
-    def _checked_input(value: Value, leaf: torch.Tensor | np.ndarray[Any, Any]) -> torch.Tensor:
-        tensor = torch.as_tensor(np.ascontiguousarray(leaf)) if isinstance(leaf, np.ndarray) else leaf.detach()
-        if tensor.dtype != value.dtype:
-            raise PrecutError(
-                f"input {value.name!r} was {str(value.dtype).removeprefix('torch.')} when the model was compiled; got "
-                f"{str(tensor.dtype).removeprefix('torch.')}"
-            )
-        if tensor.device.type != "cpu":
-            raise PrecutError(
-                f"a compiled model runs on the CPU; input {value.name!r} is on {tensor.device}: call .cpu()"
-            )
-        if tensor.ndim != len(value.shape):
-            raise PrecutError(
-                f"input {value.name!r} had shape {tuple(value.shape)} when the model was compiled; got {tuple(tensor.shape)}"
-            )
-        return tensor
-
-    def _check_sizes(self, tensors: Sequence[torch.Tensor]) -> None:
-        """That the model's Python code would go the same way for inputs of these sizes; a run without numbers tells."""
-        assert self._graph is not None
-        with torch.no_grad():
-            try:
-                self._graph.run(*(tensor.to("meta") for tensor in tensors), model=self._meta)
-            except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
-                raise PrecutError(f"the network does not take inputs of these sizes: {error}") from error
-
-    def explain(self, rounds: int = 0, inputs: Sequence[Any] | None = None) -> Table:
+    def explain(self, rounds: int = 0, inputs: Array | Sequence[Array] | None = None) -> Table:
         """What runs each layer, and why.
 
         Args:
             rounds: forwards over which everything is timed first; 0 times nothing.
-            inputs: inputs whose sizes the table is for (also what is timed); zeros of the example's shapes by default.
+            inputs: what is timed, and whose sizes the table is for: one tensor or array for each of the example's; zeros
+                of the example's shapes by default.
 
         Returns:
             A ``report.Table``: a row for each native operation and each node that runs in torch. ``macs`` are counted
@@ -261,11 +229,17 @@ class CompiledModel:
         return explain(self, rounds, inputs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the native file, which ``precut.runtime.load(path)`` and ``libprecut`` open without torch.
+        """Writes the native file, which ``precut.runtime.load(path)`` and ``libprecut`` open without torch. Its outputs
+        are the result's tensors, in their order.
 
         Raises:
-            PrecutError: when a part of the network runs in torch; names what and why.
+            PrecutError: when a part of the network runs in torch, or the result is more than tensors of two or four
+                dimensions that it computed; names what and why. Likewise when the file cannot be written.
         """
+        write_file(path, self._file())
+
+    def _file(self) -> bytes:
+        """The native file's bytes."""
         fallen = [part for part in self.parts if isinstance(part, TorchPart)]
         if fallen:
             first = fallen[0]
@@ -275,10 +249,30 @@ class CompiledModel:
                 f"{first.reason}"
             )
         natives = [part for part in self.parts if isinstance(part, NativePart)]
-        given = [value.id for value in self._inputs]
+        given = [value.id for value in self._inputs.values]
         if len(natives) != 1 or [v.id if v else None for _, v, _ in natives[0].segment.inputs] != given:
             raise PrecutError("only a network that computes something from each of its inputs can be saved")
-        atomic_write(os.fspath(path), natives[0].data)
+        operands = {value.id: operand for value, operand in natives[0].segment.exports}
+        made = []
+        for number, leaf in enumerate(leaves(self._result)):
+            if not isinstance(leaf, Value):
+                raise PrecutError(
+                    f"a saved network gives tensors that it computed alone; its result also holds {leaf!r:.60}"
+                )
+            operand = operands.get(leaf.id)
+            if operand is None or operand.value not in natives[0].segment.outputs:
+                raise PrecutError(f"a saved network gives what it computed; its result {number} is an input")
+            if operand.rank != len(leaf.shape):
+                raise PrecutError(
+                    f"a saved network gives (N, C) or (N, C, H, W) as computed; its result {number}, {leaf.name!r}, is "
+                    f"{tuple(leaf.shape)}, reshaped from {operand.rank} dimensions"
+                )
+            made.append(operand.value)
+        assert made == natives[0].segment.outputs
+        return natives[0].data
+
+    def __reduce__(self) -> Any:
+        raise PrecutError("a compiled model cannot be copied or pickled: compile again, or save() it as a file")
 
     def __repr__(self) -> str:
         fallen = sum(isinstance(part, TorchPart) for part in self.parts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from precut.engine._compiled import NativePart
+from precut.engine._inputs import Array
 from precut.errors import whole
 from precut.report import Column, Table
 
@@ -32,13 +33,13 @@ _COLUMNS = (
 )
 
 
-def explain(compiled: CompiledModel, rounds: int, inputs: Sequence[Any] | None) -> Table:
+def explain(compiled: CompiledModel, rounds: int, inputs: Array | Sequence[Array] | None) -> Table:
     """See ``CompiledModel.explain``."""
     whole("rounds", rounds, 0)
     if inputs is None:
-        tensors = [torch.zeros(value.shape, dtype=value.dtype) for value in compiled._inputs]
+        tensors = [torch.zeros(value.shape, dtype=value.dtype) for value in compiled._inputs.values]
     else:
-        tensors = [torch.as_tensor(item) for item in inputs]
+        tensors = compiled._inputs.tensors(inputs)
     shapes = _segment_shapes(compiled, tensors)
     for part in compiled.parts:
         if not isinstance(part, NativePart):

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from precut._files import atomic_write
-from precut.engine._compile import compile
-from precut.errors import PrecutError, unknown
+from precut.engine._compile import compile, refusal
+from precut.engine._compiled import write_file
+from precut.errors import PrecutError, unknown, whole
+from precut.graph import leaves
 from precut.layers import SparseLayer, densify
 
 __all__ = ["Export", "export"]
@@ -59,7 +61,8 @@ class Export:
 
 
 def export(model: nn.Module, path: str | os.PathLike[str], example_inputs: Any, opset: int = _OPSET) -> Export:
-    """Writes a network in eval mode for other programs, and checks what was written against torch.
+    """Writes a network in eval mode for other programs, after checking it against torch: a file that was there stays
+    until then. Its outputs are the tensors of the model's result, in their order.
 
     Args:
         model: any module that ``precut.compile`` or torch's ONNX exporter takes.
@@ -70,60 +73,89 @@ def export(model: nn.Module, path: str | os.PathLike[str], example_inputs: Any, 
 
     Raises:
         PrecutError: another ending, a package that is missing, a network that does not run natively as a whole (for
-            ``.precut``), or a file whose outputs differ from torch's.
+            ``.precut``), a result that holds more than tensors, outputs that differ from torch's, or a path that cannot
+            be written.
     """
-    path = Path(path)
+    try:
+        path = Path(path)
+    except TypeError:
+        raise PrecutError(f"path must name a file, such as 'model.onnx'; got {path!r:.60}") from None
     forms = {".onnx": "onnx", ".precut": "native"}
     if path.suffix not in forms:
         raise unknown("ending of an exported file", path.suffix or str(path), forms)
+    if not isinstance(model, nn.Module):
+        raise PrecutError(f"export takes an nn.Module; got {type(model).__name__} {model!r:.60}")
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    if not all(isinstance(tensor, torch.Tensor) for tensor in inputs):
+    if not inputs or not all(isinstance(tensor, torch.Tensor) for tensor in inputs):
         raise PrecutError(
             f"export takes a tensor or a tuple of tensors as example_inputs; got {type(example_inputs).__name__}"
         )
+    inputs = tuple(tensor.detach() for tensor in inputs)
+    whole("opset", opset)
     was = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.no_grad():
-            expected = model(*inputs)
-        write = _onnx if path.suffix == ".onnx" else _native
-        found, runner = write(model, path, inputs, opset)
+        outputs = _outputs(model, inputs)
+        make = _onnx if path.suffix == ".onnx" else _native
+        data, found, runner = make(model, inputs, opset)
     finally:
         for module, mode in was.items():
             module.training = mode
-    outputs = [expected] if isinstance(expected, torch.Tensor) else list(expected)
     error = None if found is None else _difference(outputs, found)
     if error is not None and not error <= _TOLERANCE:
-        path.unlink()
         raise PrecutError(
-            f"the exported file differs from torch by {error:.1e} of the largest output; nothing was kept"
+            f"the exported network differs from torch by {error:.1e} of the largest output; nothing was written"
         )
+    write_file(path, data)
     layers = sum(isinstance(module, SparseLayer) for module in model.modules())
-    return Export(path, forms[path.suffix], path.stat().st_size, layers, error, runner)
+    return Export(path, forms[path.suffix], len(data), layers, error, runner)
+
+
+def _outputs(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """The result's tensors in order: what a file's outputs are."""
+    try:
+        with torch.no_grad():
+            outputs = list(leaves(model(*(tensor.clone() for tensor in inputs))))  # it may write into them
+    except PrecutError:
+        raise
+    except Exception as error:
+        raise refusal(model, inputs, error) from error
+    for item in outputs:
+        if not isinstance(item, torch.Tensor):
+            raise PrecutError(f"an exported network gives tensors alone; the model's result also holds {item!r:.60}")
+    return outputs
 
 
 def _difference(expected: list[torch.Tensor], found: list[np.ndarray[Any, Any]]) -> float:
+    """The largest difference over the largest (finite) number of the same output; infinite where one has a number, an
+    infinity or a NaN and the other has not, or their shapes differ."""
     worst = 0.0
-    for one, other in zip(expected, found, strict=True):
-        reference = one.detach().double().numpy()
-        worst = max(worst, float(np.abs(reference - other).max() / max(np.abs(reference).max(), 1e-30)))
+    for one, other in zip_longest(expected, found):
+        if one is None or other is None or tuple(one.shape) != other.shape:
+            return float("inf")
+        reference, given = one.detach().double().numpy(), other.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            gap = np.abs(reference - given)
+        gap[(reference == given) | (np.isnan(reference) & np.isnan(given))] = 0
+        gap[np.isnan(gap)] = np.inf
+        largest = np.abs(reference[np.isfinite(reference)]).max(initial=1e-30)
+        worst = max(worst, float(gap.max(initial=0) / largest))
     return worst
 
 
-def _native(
-    model: nn.Module, path: Path, inputs: tuple[torch.Tensor, ...], opset: int
-) -> tuple[list[np.ndarray[Any, Any]], str]:
+Made = tuple[bytes, list[np.ndarray[Any, Any]] | None, str | None]  # the file, what it gave, what ran it
+
+
+def _native(model: nn.Module, inputs: tuple[torch.Tensor, ...], opset: int) -> Made:
     from precut import runtime
 
-    compile(model, inputs, autotune=False).save(path)
-    with runtime.load(path, autotune=False) as loaded:
+    data = compile(model, inputs, autotune=False)._file()
+    with runtime.load(data, autotune=False) as loaded:
         result = loaded.run(*(tensor.numpy() for tensor in inputs))
-    return (list(result) if isinstance(result, tuple) else [result]), "precut.runtime"
+    return data, (list(result) if isinstance(result, tuple) else [result]), "precut.runtime"
 
 
-def _onnx(
-    model: nn.Module, path: Path, inputs: tuple[torch.Tensor, ...], opset: int
-) -> tuple[list[np.ndarray[Any, Any]] | None, str | None]:
+def _onnx(model: nn.Module, inputs: tuple[torch.Tensor, ...], opset: int) -> Made:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -136,22 +168,28 @@ def _onnx(
     traced = tuple(torch.cat([tensor, tensor]) if tensor.shape[0] == 1 else tensor for tensor in inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            densify(model),
-            traced,
-            dynamo=True,
-            external_data=False,
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
-            opset_version=opset,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                densify(model),
+                traced,
+                dynamo=True,
+                external_data=False,
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
+                opset_version=opset,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter fails in ways of its own; the cause tells more than its advice
+            why = error.__cause__ or error
+            raise PrecutError(
+                f"torch cannot export this network to ONNX: {type(why).__name__}: {str(why)[:300]}"
+            ) from error
     assert program is not None
-    atomic_write(path, program.model_proto.SerializeToString())
+    data = program.model_proto.SerializeToString()
     try:
         import onnxruntime
     except ImportError:
-        return None, None
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        return data, None, None
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     result = session.run(None, dict(zip(names, (tensor.numpy() for tensor in inputs), strict=True)))
-    return result, f"ONNX Runtime {onnxruntime.__version__}"
+    return data, result, f"ONNX Runtime {onnxruntime.__version__}"

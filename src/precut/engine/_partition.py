@@ -45,14 +45,19 @@ class Partition:
 
 
 def _live(graph: Graph) -> list[Node]:
-    """The nodes that the outputs need, in order."""
-    wanted = {value.id for value in graph.outputs}
+    """The nodes that the result needs, in order."""
+    wanted = _returned(graph)
     live: list[Node] = []
     for node in reversed(graph.nodes):
         if any(value.id in wanted for value in node.outputs):
             live.append(node)
             wanted |= _needs(node)
     return live[::-1]
+
+
+def _returned(graph: Graph) -> set[int]:
+    """Values whose numbers or sizes the result holds."""
+    return {value.id for value in graph.outputs} | {ref.operands[0] for ref in size_refs(graph.result)}
 
 
 def _needs(node: Node) -> set[int]:
@@ -93,17 +98,26 @@ def _lowered(graph: Graph, live: list[Node], reasons: dict[int, str]) -> Program
             varying |= {value.id for value in node.outputs}
         else:
             program.constant |= {value.id for value in node.outputs}
-        if node.index in reasons:
-            continue
-        try:
-            lower(node, program)
-        except UnsupportedError as error:
-            reasons[node.index] = str(error)
+        if node.index not in reasons:
+            try:
+                lower(node, program)
+            except UnsupportedError as error:
+                reasons[node.index] = str(error)
+        if node.index in reasons and _stretches(node, program):
+            program.stretching |= {value.id for value in node.outputs}
     return program
 
 
+def _stretches(node: Node, program: Program) -> bool:
+    """Whether the channels of what torch makes here may be more for larger images."""
+    if node.op == "flatten":
+        operand = program.operands.get(node.input.id)
+        return operand is None or not operand.fixed
+    return "weight" not in node.params and any(value.id in program.stretching for value in node.inputs)
+
+
 def _read_by_torch(graph: Graph, live: list[Node], reasons: Mapping[int, str]) -> set[int]:
-    wanted = {value.id for value in graph.outputs}
+    wanted = _returned(graph)
     for node in live:
         if node.index in reasons:
             wanted |= _needs(node)
@@ -155,7 +169,11 @@ def _items(graph: Graph, live: list[Node], program: Program, reasons: Mapping[in
         read = dict.fromkeys(value for step in steps for value in step.reads if made.get(value, -1) != level)
         inputs = [(value, program.entered.get(value), shapes[value]) for value in read]
         leaving = {operand.value for _, operand in exports}
-        outputs = [step.output for step in steps if step.output in leaving or readers.get(step.output, set()) - {level}]
+        needed = [step.output for step in steps if step.output in leaving or readers.get(step.output, set()) - {level}]
+        # First what the network returns, as often as it does and in its order: a saved file has the model's results.
+        own = dict(exports)
+        returned = [own[value].value for value in graph.outputs if value in own and own[value].value in needed]
+        outputs = returned + [number for number in needed if number not in returned]
         items.append(Segment(nodes, fold(steps, set(outputs)), inputs, outputs, exports))
     return items
 
