@@ -135,11 +135,20 @@ def test_whatever_the_code_raises_at_a_size_is_told(kind: type[Exception]) -> No
         compiled(Net(forward), X)(other((2, 3, 32, 32)))
 
 
-def test_a_flattened_map_of_one_size_stays_native_for_its_linear_layer() -> None:
-    model = Net(lambda m, x: m.fc(F.dropout(F.relu(m.c(x).flatten(1)), training=False)), fc=nn.Linear(2048, 4))
+HEADS: dict[str, tuple[Callable[[Any, Tensor], Tensor], int]] = {
+    "chain": (lambda m, x: m.fc(F.dropout(F.relu(m.c(x).flatten(1)), training=False)), 2048),
+    "two": (lambda m, x: m.fc(torch.cat([m.c(x).flatten(1), x.relu().flatten(1)], 1)), 2816),
+}
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_a_flattened_map_of_one_size_stays_native_for_its_linear_layer(case: str) -> None:
+    forward, width = HEADS[case]
+    model = Net(forward, fc=nn.Linear(width, 4))
     fast = compiled(model, X)
     assert "run in torch" not in str(fast.explain())
-    same(model, fast(other((5, 3, 16, 16))), other((5, 3, 16, 16)))
+    for shape in [(5, 3, 16, 16), (2, 3, 8, 32)]:
+        same(model, fast(other(shape)), other(shape))
     with pytest.raises(precut.PrecutError, match="the network does not take inputs of these sizes"):
         fast(other((2, 3, 24, 20)))
 

@@ -10,19 +10,7 @@ from precut.graph import Node, SizeRef, Value
 __all__: list[str] = []
 
 # Operations that may come between a flattened map and its linear layer.
-_EACH_ALONE = (
-    "dropout",
-    "identity",
-    "relu",
-    "relu6",
-    "hardtanh",
-    "leaky_relu",
-    "elu",
-    "silu",
-    "gelu",
-    "sigmoid",
-    "tanh",
-)
+_BETWEEN = frozenset("cat dropout identity relu relu6 hardtanh leaky_relu elu silu gelu sigmoid tanh".split())
 
 
 @row("max_pool2d", "max_pool", "without return_indices")
@@ -101,7 +89,7 @@ def _fits_one_size(value: Value, p: Program) -> bool:
         return False
     return all(
         node.op in ("linear", "batch_norm")
-        or (node.op in _EACH_ALONE and all(_fits_one_size(output, p) for output in node.outputs))
+        or (node.op in _BETWEEN and all(_fits_one_size(output, p) for output in node.outputs))
         for node in value.consumers
     )
 
