@@ -15,7 +15,7 @@ from precut.errors import PrecutError
 from precut.graph import Node, ParamRef, Value
 from precut.runtime import Act
 
-__all__: list[str] = []
+__all__ = ["ACTS"]
 
 
 def _prelu(node: Node, p: Program) -> Act:
@@ -35,7 +35,7 @@ def _clip(low: Any, high: Any) -> Act:
     return Act("clip", -math.inf if low is None else float(low), math.inf if high is None else float(high))
 
 
-_ACTS: dict[str, tuple[str, Callable[[Node, Program], Act]]] = {
+ACTS: dict[str, tuple[str, Callable[[Node, Program], Act]]] = {
     "relu": ("", lambda node, p: Act("relu")),
     "relu6": ("", lambda node, p: Act("relu6")),
     "leaky_relu": ("", lambda node, p: Act("leaky_relu", float(node.attrs["negative_slope"]))),
@@ -53,10 +53,10 @@ _ACTS: dict[str, tuple[str, Callable[[Node, Program], Act]]] = {
 
 
 def _activation(node: Node, p: Program) -> Operand:
-    return p.emit("activation", [p.operand(node.input)], act=_ACTS[node.op][1](node, p))
+    return p.emit("activation", [p.operand(node.input)], act=ACTS[node.op][1](node, p))
 
 
-for _op, (_when, _) in _ACTS.items():
+for _op, (_when, _) in ACTS.items():
     row(_op, "joined to what comes before it, else activation", _when)(_activation)
 
 

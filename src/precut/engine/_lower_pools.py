@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from precut.engine._lower import Operand, Program, UnsupportedError, row, size_refs
+from precut.engine._lower_math import ACTS
 from precut.graph import Node, SizeRef, Value
 
 __all__: list[str] = []
 
 # Operations that may come between a flattened map and its linear layer.
-_BETWEEN = frozenset("cat dropout identity relu relu6 hardtanh leaky_relu elu silu gelu sigmoid tanh".split())
+_BETWEEN = frozenset(["cat", "dropout", "identity", *ACTS])
 
 
 @row("max_pool2d", "max_pool", "without return_indices")
