@@ -184,10 +184,27 @@ def test_a_worker_that_was_gone_at_once(tmp_path):
     assert (result.counts["retried"], result.counts["running"]) == (1, 0)
 
 
+def test_a_worker_that_stood_still_leaves_its_trial_to_others(tmp_path, monkeypatch):
+    """Its trial was taken for lost and begun again just before it told what it had found: it goes on with the next."""
+    optuna = pytest.importorskip("optuna")
+    plan = plan_in(tmp_path, trials=3)
+    plain = optuna.trial.Trial.set_user_attr
+
+    def lost(trial, key, value):
+        plain(trial, key, value)
+        if key == "facts" and trial.number == 0:
+            open_study(plan).tell(0, state=optuna.trial.TrialState.FAIL)
+
+    monkeypatch.setattr(optuna.trial.Trial, "set_user_attr", lost)
+    work(plan)
+    found = counts_of(open_study(plan))
+    assert (found["finished"] + found["rejected"], found["running"]) == (3, 0)
+
+
 @pytest.mark.slow
 def test_a_stopped_study_goes_on(tmp_path):
     """SIGINT to the command: its workers hand their trials back; the same plan goes on to the end."""
-    plan = plan_in(tmp_path, trials=8, settings={"sleep": 0.3})
+    plan = plan_in(tmp_path, trials=8, settings={"sleep": 1.5})
     (tmp_path / "plan.json").write_text(json.dumps(plan.__dict__))
     code = (
         "import json, sys\nfrom precut.deadline import Plan, search\n"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from graph.nets import close, randomise_, without_inputs
 from graph.small import X, drop_is_exact, line, net, permutation_changes_nothing, told
+from precut import PrecutError
 from precut.graph import (
     capture,
     drop,
@@ -102,6 +103,24 @@ def test_index_buffers_are_rewritten() -> None:
     assert smaller.c.in_channels == 8
     assert close(smaller(X), without_inputs(copy.deepcopy(model), {("b", 0), ("b", 2), ("c", 7)})(X))
     assert drop(model, picked, [2]).links.tolist() == [7, 0]
+
+
+class Picked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Conv2d(4, 2, 1), nn.Linear(2 * 25, 3)
+        self.register_buffer("links", torch.tensor([0, 0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.a(x)[:, self.links].flatten(1))
+
+
+def test_not_all_that_an_index_picks_may_go() -> None:
+    model, x = randomise_(Picked()), torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    space = capture(model, x).spaces[1]
+    assert close(drop(model, space, [1])(x), model(x))
+    with pytest.raises(PrecutError, match="no channel would be left of those that an index tensor picks, and 'head'"):
+        drop(model, space, [0])
 
 
 def test_positions_that_are_no_buffer_stay() -> None:

@@ -93,10 +93,12 @@ def open_study(plan: Plan, worker: int = 0) -> optuna.Study:
     """
     optuna = _optuna()
     from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
 
-    arguments: dict[str, Any] = {}
+    # A study is asked now and then and has no end of its own: no connection stays open between two questions.
+    arguments: dict[str, Any] = {"poolclass": NullPool}
     if plan.storage.startswith("sqlite"):
-        arguments = {"connect_args": {"timeout": 120}}  # several processes write to one file in turns
+        arguments["connect_args"] = {"timeout": 120}  # several processes write to one file in turns
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
@@ -198,6 +200,7 @@ def work(plan: Plan, worker: int = 0, on_trial: Callable[[Mapping[str, Any]], No
     space = Space(plan.space)
     done = 0
     mine: list[int] = []
+    told: list[int] = []  # those of mine whose objective ended by itself
 
     def run(trial: Any) -> tuple[float, float]:
         labels = {name: trial.suggest_categorical(name, space.labels(name)) for name in space.choices}
@@ -233,6 +236,7 @@ def work(plan: Plan, worker: int = 0, on_trial: Callable[[Mapping[str, Any]], No
         try:
             measured = objective(space.candidate(places), plan.settings, Path(plan.runs) / f"trial-{number}", report)
         except Halved as stop:
+            told.append(trial.number)
             raise optuna.TrialPruned(str(stop)) from None
         except (PrecutError, RuntimeError) as error:
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")
@@ -241,6 +245,7 @@ def work(plan: Plan, worker: int = 0, on_trial: Callable[[Mapping[str, Any]], No
             trial.set_user_attr("rejected", str(why))
             raise optuna.TrialPruned(str(why)) from None
         trial.set_user_attr("facts", measured.facts)
+        told.append(trial.number)
         return measured.seconds, measured.accuracy
 
     while plan.until is None or time.time() < plan.until:
@@ -263,6 +268,10 @@ def work(plan: Plan, worker: int = 0, on_trial: Callable[[Mapping[str, Any]], No
                 study.optimize(run, n_trials=1, catch=(PrecutError, RuntimeError))
             except optuna.exceptions.UpdateFinishedTrialError:
                 continue  # this worker stood still for so long that another has taken its trial over
+            except (ValueError, AssertionError):  # or it did so just before it told what it had found
+                if not (told and told[-1] == mine[-1] and _state(study, mine[-1]) == "FAIL"):
+                    raise
+                continue
             except KeyboardInterrupt:
                 _give_back(study, mine)
                 raise
@@ -304,6 +313,10 @@ def _begin_again(study: optuna.Study, trial: Any) -> None:
             system_attrs={**trial.system_attrs, _HISTORY: history},
         )
     )
+
+
+def _state(study: optuna.Study, number: int) -> str:
+    return str(study.get_trials(deepcopy=False)[number].state.name)
 
 
 def _give_back(study: optuna.Study, mine: list[int]) -> None:

@@ -203,15 +203,16 @@ def _with_gathers(spaces: ChannelSpaces, orders: Mapping[ChannelSpace, Codes]) -
 def _replay(spaces: ChannelSpaces, orders: Mapping[ChannelSpace, Codes]) -> Replay:
     orders = _with_gathers(spaces, orders)
     nothing = "no channel would be left of those that an index tensor picks"
+    targets = _targets(spaces, orders)
+    for axis in spaces.analysis.found.axes.values():
+        held = axis.axis in ("in", "out", "param") and axis.codes is not None and len(axis.codes) > 0
+        if held and (targets[atoms_of(axis.codes)] < 0).all():
+            raise ReplayError(f"{nothing}, and {axis.owner!r} has no others")
     try:
-        replay = Replay(spaces.analysis, _targets(spaces, orders))
+        return Replay(spaces.analysis, targets)
     except ReplayError as error:
         # An index tensor may end up empty where its channels are joined to others.
         raise error if all(map(len, orders.values())) else ReplayError(f"{nothing}: {error}") from None
-    for (owner, axis), index in replay.indices.items():
-        if not len(index) and axis in ("in", "out", "param"):
-            raise ReplayError(f"{nothing}, and {owner!r} has no others")
-    return replay
 
 
 def _apply(model: nn.Module, orders: Mapping[ChannelSpace, Codes]) -> nn.Module:
