@@ -158,3 +158,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_wrong_uses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PrecutError, match=f"^{re.escape(message)}"):
         network().fit(DATA, EASY, progress=False, **options)
+
+
+@pytest.mark.parametrize(("share", "layout"), [(0.5, torch.channels_last), (0.25, torch.contiguous_format)])
+def test_narrow_strided_shortcuts_do_not_train_channels_last(share: float, layout: torch.memory_format) -> None:
+    """On a CPU with AVX2 torch would write past the end of their gradients. (With 4 channels the smaller one has some.)"""
+    model = precut.create_model("resnet8", num_classes=5, input_size=8).to(memory_format=torch.channels_last)
+    dyn = make_dynamic(model, torch.zeros(1, 3, 8, 8))
+    dyn.prepare([dyn.full, dyn.point(share)])
+    seen: list[torch.Tensor] = []
+    dyn.register_forward_pre_hook(lambda module, given: seen.append(given[0]) if module.training else None)
+    dyn.fit(DATA, EASY.replace(epochs=1, batch_size=100), progress=False)
+    held = [*seen, dyn.model.get_parameter("stages.0.0.body.0.weight")]
+    assert all(tensor.is_contiguous(memory_format=layout) for tensor in held)
+    assert len(held) > 2

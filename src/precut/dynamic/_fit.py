@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,6 +164,11 @@ class JointObjective(Objective):
             "balance": self.balance,
             "calibration_images": self.calibration_images,
         }
+
+    def networks(self, model: nn.Module) -> Iterator[nn.Module]:
+        yield model
+        for point in self.points:
+            yield self.dyn.structure(point)
 
     def drawn(self, step: int) -> tuple[int, ...]:
         """Numbers of the points that a step trains, ascending; they depend on the seed and the step alone."""

@@ -156,6 +156,11 @@ class DynamicNet(nn.Module):
                 found[names[id(parameter)]] = share
         return found
 
+    def structure(self, point: Point) -> nn.Module:
+        """The module that runs at a point. A subnet's parameters are put into it at every call; it holds none."""
+        subnet = self._subnets.get(self.space.check(point)) or self._prepare(point)
+        return self.model if subnet.template is None else subnet.template
+
     def own_tensors(self, point: Point) -> dict[str, torch.Tensor]:
         """What a point has for itself, by name: whether it is calibrated, statistics, and private parameters. Nothing
         for the full network."""

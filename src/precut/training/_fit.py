@@ -26,6 +26,7 @@ from precut.training._devices import make_fabric, resolve_device, resolve_precis
 from precut.training._ema import WeightAverage
 from precut.training._evaluate import evaluate
 from precut.training._init import init_kundu_
+from precut.training._layout import layout
 from precut.training._loop import Loop
 from precut.training._objective import Objective
 from precut.training._optim import build_optimizer
@@ -168,6 +169,7 @@ class _Parts:
         self.model, self.dataset, self.recipe, self.seed = model, dataset, recipe, seed
         self.objective = objective
         self.fabric, self.callbacks = fabric, list(callbacks)
+        self.layout = layout(recipe.channels_last, fabric.device, (objective or Objective()).networks(model))
         self.precision = str(fabric.strategy.precision.precision)
         self.val: Any = None
         self.train: Any = dataset.train
@@ -204,7 +206,7 @@ class _Parts:
             self.dataset.mean,
             self.dataset.std,
             device=fabric.device,
-            memory_format=torch.channels_last if self.recipe.channels_last else torch.contiguous_format,
+            memory_format=self.layout,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
             **options,
@@ -246,8 +248,7 @@ class _Parts:
             images = BatchLoader(self.train, count, self.dataset.mean, self.dataset.std)
             init_whitening_(self.model, next(iter(images))[0])
         self.model.to(fabric.device)
-        if recipe.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=self.layout)  # type: ignore[call-overload]  # plain too: it may come channels last
         optimizer = build_optimizer(self.model, recipe)
         wrapped, wrapped_optimizer = fabric.setup(self.model, optimizer)
         steps = recipe.epochs * self.steps_per_epoch

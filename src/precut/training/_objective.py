@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -21,6 +22,10 @@ class Objective:
     def config(self) -> dict[str, Any]:
         """JSON-able settings; they belong to the run's configuration."""
         return {}
+
+    def networks(self, model: nn.Module) -> Iterator[nn.Module]:
+        """All networks that a step may run."""
+        yield model
 
     def backward(
         self, state: TrainState, wrapped: nn.Module, images: Tensor, labels: Tensor, classes: int

@@ -60,7 +60,8 @@ class Recipe:
         init: "model" keeps the weights that came; "kundu" draws them as the authors of the pre-defined sparse kernels
             did (see :func:`precut.training.init_kundu_`).
         precision: "32-true", "bf16-mixed", or "auto": bf16-mixed where the machine multiplies bfloat16 natively.
-        channels_last: lay images and 4-D weights out channels last.
+        channels_last: lay images and 4-D weights out channels last; not on a CPU where a 1 x 1 convolution with a stride
+            reads fewer than 8 channels, which torch cannot train so.
         val_count: images taken from the training split to choose the best epoch by; 0 keeps the last epoch.
         val_seed: draws the validation images; apart from the run's seed, so that all runs validate on the same images.
         drop_last: leave out the last batch of an epoch if it is not full.
