@@ -187,3 +187,41 @@ def test_the_result_trains_and_stays_sparse(steps: int) -> None:
         optimiser.step()
     for number in (0, 3, 6):
         assert not made[number].dense_weight()[~model[number].weight_mask.bool()].any()
+
+
+class Readers(nn.Module):
+    """Weights that torch.nn's own modules read, and one that this model's code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self.block(x), self.head.weight, self.head.bias)
+
+
+@pytest.mark.parametrize("torchs", [False, True])
+def test_weights_that_other_code_reads(torchs: bool) -> None:
+    torch.manual_seed(0)
+    model = Readers().eval()
+    names = ["block.self_attn.out_proj", "block.linear1", "block.linear2", "head"]
+    masks = {name: torch.rand(model.get_submodule(name).weight.shape) < 0.5 for name in names}  # type: ignore[arg-type]
+    x = torch.randn(2, 3, 8)
+    if torchs:
+        for name, mask in masks.items():
+            prune.custom_from_mask(model.get_submodule(name), "weight", mask)
+        prune.random_unstructured(model.head, "bias", amount=2)
+        model(x)  # torch's pruning computes weights before the layer's own forward only
+    made = from_masks(model, None if torchs else masks, x)
+    if not torchs:
+        with torch.no_grad():
+            for name, mask in masks.items():
+                model.get_submodule(name).weight.mul_(mask)  # type: ignore[operator]
+    assert not prune.is_pruned(made)
+    assert sum(p.numel() for p in made.parameters()) < sum(p.numel() for p in model.parameters())
+    torch.testing.assert_close(made(x), model(x))
+    with torch.no_grad():  # another path through torch's encoder layer
+        torch.testing.assert_close(made(x), model(x), atol=1e-5, rtol=1e-5)
+    layer = from_masks(Readers(), {"head": masks["head"]}).head
+    assert isinstance(layer, SparseLinear)  # without an example nothing tells

@@ -350,3 +350,25 @@ def test_fresh_weights_for_supports_that_came_otherwise() -> None:
     assert torch.equal(other[0].weight, stem)
     with pytest.raises(PrecutError, match="seed must be a whole number"):
         init_fresh_(other, seed=-1)
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3)
+        self.b = nn.Conv2d(8, 8, 3)
+        self.c = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(nn.functional.conv2d(self.a(x), self.b.weight, self.b.bias))
+
+
+@pytest.mark.parametrize("make", [sparsify, sparsify_])
+def test_a_weight_that_other_code_reads_is_told_by_an_example(make: Callable[..., nn.Module]) -> None:
+    model, x = Functional(), torch.zeros(1, 3, 8, 8)
+    with pytest.raises(PrecutError, match=r"^layer 'b' has a weight that other code reads .*: ignored_layers=\['b'\]$"):
+        make(model, "PS2_P4", example_inputs=x)
+    assert not sparse_names(model)
+    made = make(model, "PS2_P4", ignored_layers=["b"], example_inputs=x)
+    assert sparse_names(made) == {"c"}
+    made(x)

@@ -313,6 +313,17 @@ def test_weights_that_other_code_reads(tmp_path: Path) -> None:
         precut.prune(Mirror(), "magnitude", 0.4, x, structure="block:2")
 
 
+def test_a_transformer_runs_without_gradients() -> None:
+    """Then torch's encoder layer hands its linear layers' weights to one fused function."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8)
+    pruned, report = precut.prune(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), "magnitude", 0.4, x)
+    assert report.kept.keys() == {"self_attn.out_proj", "linear1", "linear2"}
+    expected = pruned.eval()(x)
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(x), expected)
+
+
 def test_remove_dead_cuts_channels() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(

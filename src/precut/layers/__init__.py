@@ -6,6 +6,7 @@ from precut.layers._densify import densify as densify
 from precut.layers._linear import SparseLinear as SparseLinear
 from precut.layers._masks import from_masks as from_masks
 from precut.layers._move import SupportMove as SupportMove
+from precut.layers._read_as_dense import read_as_dense as read_as_dense
 from precut.layers._replace import check_hooks as check_hooks
 from precut.layers._replace import replace_layer_ as replace_layer_
 from precut.layers._replace import sparse_like as sparse_like
@@ -29,6 +30,7 @@ __all__ = [
     "from_masks",
     "ignored_names",
     "init_fresh_",
+    "read_as_dense",
     "replace_layer_",
     "scatter_",
     "scattered",

@@ -10,20 +10,31 @@ import torch
 from torch import nn
 
 from precut.errors import PrecutError, unknown
+from precut.graph import capture
+from precut.layers._read_as_dense import read_as_dense
 from precut.layers._replace import check_hooks, sparse_like
+from precut.layers._scattered import scatter_
 from precut.supports import Dense, Unstructured
 
 __all__ = ["from_masks"]
 
 
-def from_masks(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
+def from_masks(
+    model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None, example_inputs: Any = None
+) -> nn.Module:
     """A new model with real sparse layers in place of masked ones; its outputs are the same.
+
+    Layers whose weight other code reads as a dense one (an attention's projection) stay what they are and hold what is
+    left of it through a parametrization.
 
     Args:
         model: layers pruned by ``torch.nn.utils.prune`` (``weight_orig`` and ``weight_mask``), or any model with
             ``masks``. It is not changed. Pruned biases keep their zeros, but train again.
         masks: layer names (of nn.Conv2d and nn.Linear) to masks of the weight's shape, non-zero where a weight stays;
             they come before masks in the model.
+        example_inputs: what the model takes (a tensor, a tuple of arguments or a dict of them). By it such readers in
+            the model's own code are known; without it only those of torch.nn are, and the others fail when the model
+            runs.
 
     Raises:
         PrecutError: when there is no mask at all, or one that does not fit its layer.
@@ -42,7 +53,10 @@ def from_masks(model: nn.Module, masks: Mapping[str, torch.Tensor] | None = None
         raise PrecutError("from_masks found no mask: no layer has a weight_mask, and no masks={layer: mask} was given")
     # torch's pruned modules cannot be deep-copied (their weight is not a leaf), so the layers are rebuilt around a
     # memo that maps each to its sparse replacement.
-    memo: dict[int, Any] = {id(modules[name]): _sparse(name, modules[name], mask) for name, mask in found.items()}
+    read = read_as_dense(model, None if example_inputs is None else capture(model, example_inputs))
+    memo: dict[int, Any] = {
+        id(modules[name]): _sparse(name, modules[name], mask, name in read) for name, mask in found.items()
+    }
     return copy.deepcopy(model, memo)
 
 
@@ -52,7 +66,8 @@ def _pruned(module: nn.Module) -> list[str]:
     return [name for name in names if f"{name}_mask" in module._buffers]
 
 
-def _sparse(name: str, module: nn.Module, mask: torch.Tensor | None) -> nn.Module:
+def _sparse(name: str, module: nn.Module, mask: torch.Tensor | None, dense: bool) -> nn.Module:
+    """The layer that takes a masked one's place; its ``weight`` is a ``dense`` tensor where other code reads it."""
     if not isinstance(module, (nn.Conv2d, nn.Linear)):
         raise PrecutError(
             f"layer {name!r} with a mask is a {type(module).__name__}; nn.Conv2d and nn.Linear can be made sparse"
@@ -64,8 +79,11 @@ def _sparse(name: str, module: nn.Module, mask: torch.Tensor | None) -> nn.Modul
         raise PrecutError(f"the mask of layer {name!r} must be a tensor; got {type(mask).__name__}")
     if mask is not None and tuple(mask.shape) != shape:
         raise PrecutError(f"the mask of layer {name!r} has shape {tuple(mask.shape)}; its weight has {shape}")
-    maker = Dense() if mask is None else Unstructured(mask)  # a mask on the bias alone leaves the weight whole
     try:
+        if dense:
+            own = _unhooked(plain)
+            return own if mask is None else scatter_(own, Unstructured(mask))
+        maker = Dense() if mask is None else Unstructured(mask)  # a mask on the bias alone leaves the weight whole
         return sparse_like(plain, maker.support(shape, plain.groups if isinstance(plain, nn.Conv2d) else 1))
     except PrecutError as error:
         raise PrecutError(f"layer {name!r}: {error}") from error
@@ -86,3 +104,12 @@ def _without_masks(module: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
         plain.__dict__.pop(name, None)  # what the pruning hook computed last
         plain._parameters[name] = nn.Parameter(value, requires_grad=original.requires_grad)
     return plain
+
+
+def _unhooked(plain: nn.Module) -> nn.Module:
+    """A copy without what torch's pruning left: its hooks (there are no others) and masks."""
+    made = copy.deepcopy(plain)
+    made._forward_pre_hooks.clear()
+    for name in [name for name in made._buffers if name.endswith("_mask")]:
+        del made._buffers[name]
+    return made

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from precut.errors import PrecutError, unknown, whole
+from precut.graph import capture
 from precut.layers._conv import SparseConv2d
 from precut.layers._linear import SparseLinear
+from precut.layers._read_as_dense import read_as_dense
 from precut.layers._replace import check_hooks, replace_layer_, sparse_like
 from precut.layers._select import ignored_names
 from precut.supports import Dense, SupportMaker, parse
@@ -85,7 +88,13 @@ def _checked(model: nn.Module, support: SupportMaker | str, init: str, seed: int
     return parse(support)
 
 
-def _replace_all_(model: nn.Module, maker: SupportMaker, ignored: set[str], init: str, seed: int) -> nn.Module:
+def _dense_readers(model: nn.Module, example_inputs: Any) -> set[str]:
+    return set() if example_inputs is None else read_as_dense(model, capture(model, example_inputs))
+
+
+def _replace_all_(
+    model: nn.Module, maker: SupportMaker, ignored: set[str], read: set[str], init: str, seed: int
+) -> nn.Module:
     if isinstance(maker, Dense):
         return model
     convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
@@ -101,6 +110,11 @@ def _replace_all_(model: nn.Module, maker: SupportMaker, ignored: set[str], init
     owners = _owners(model)
     made: list[tuple[str, SparseConv2d | SparseLinear]] = []
     for number, (name, module) in enumerate(chosen):
+        if name in read:
+            raise PrecutError(
+                f"layer {name!r} has a weight that other code reads as a dense one, which no support fits; keep it dense: "
+                f"ignored_layers=[{name!r}]"
+            )
         _check_plain(name, module, owners)
         try:
             layer = sparse_like(module, maker.for_layer(number).support(module.weight.shape, module.groups))
@@ -120,13 +134,15 @@ def sparsify_(
     ignored_layers: Iterable[nn.Module | str] | nn.Module | str = (),
     init: str = "fresh",
     seed: int = 0,
+    example_inputs: Any = None,
 ) -> nn.Module:
     """Makes the convolutions of ``model`` sparse, in place; see ``sparsify``. Returns the model.
 
     On an error the model is as it was.
     """
     maker = _checked(model, support, init, seed)
-    return _replace_all_(model, maker, ignored_names(model, ignored_layers), init, seed)
+    ignored = ignored_names(model, ignored_layers)
+    return _replace_all_(model, maker, ignored, _dense_readers(model, example_inputs), init, seed)
 
 
 def sparsify(
@@ -135,6 +151,7 @@ def sparsify(
     ignored_layers: Iterable[nn.Module | str] | nn.Module | str = (),
     init: str = "fresh",
     seed: int = 0,
+    example_inputs: Any = None,
 ) -> nn.Module:
     """A new model in which the convolutions have only the weights on their support.
 
@@ -149,10 +166,14 @@ def sparsify(
         init: "fresh" draws new weights (He normal with the fan-in that exists; biases zero); "project" keeps the
             trained weights on the support.
         seed: of the fresh weights; torch's own random numbers are not touched.
+        example_inputs: what the model takes (a tensor, a tuple of arguments or a dict of them). With it, layers whose
+            weight other code reads (``F.conv2d(x, self.conv.weight)``) are refused; without, they fail when the model
+            runs.
 
     Raises:
         PrecutError: when a layer cannot have the support, or no layer would become sparse.
     """
     maker = _checked(model, support, init, seed)
     ignored = ignored_names(model, ignored_layers)  # before the copy, whose modules are others
-    return _replace_all_(copy.deepcopy(model), maker, ignored, init, seed)
+    read = _dense_readers(model, example_inputs)
+    return _replace_all_(copy.deepcopy(model), maker, ignored, read, init, seed)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from precut.errors import PrecutError
-from precut.layers import check_hooks, scatter_, sparse_like
+from precut.layers import check_hooks, read_as_dense, scatter_, sparse_like
 from precut.pruning._network import Layer, Network
 from precut.supports import Support, SupportMaker, Unstructured
 
@@ -26,16 +26,14 @@ def has_sparse_form(layer: nn.Module) -> bool:
 
 
 def read_elsewhere(network: Network) -> set[str]:
-    """The layers whose weight other code than the layer's own reads (an attention, a decoder that has its encoder's
-    weight transposed), and so expects dense; none where the model cannot be captured."""
+    """The layers whose weight other code than the layer's own reads, and so expects dense; of a model that cannot be
+    captured only those that torch.nn's own modules read."""
     try:
-        nodes = network.graph.nodes
+        graph = network.graph
     except PrecutError:
-        return set()
-    read = {name for node in nodes if node.module is None for name, _ in node.params.values()}
-    return {
-        name for name, layer in network.layers.items() if read & {f"{path}.weight" for path in (name, *layer.aliases)}
-    }
+        graph = None
+    read = read_as_dense(network.model, graph)
+    return {name for name, layer in network.layers.items() if read & {name, *layer.aliases}}
 
 
 def sparse_model(
