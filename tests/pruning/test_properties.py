@@ -4,6 +4,7 @@ flow is conserved, and that removing dead weights changes no output."""
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from collections import defaultdict
 from itertools import product
 
@@ -60,7 +61,7 @@ def test_exactly_k_weights_are_kept(
         seed=seed,
     )
     total = sum(report.dense.values())
-    assert report.k == sum(report.kept.values()) == math.ceil(density * total)
+    assert report.k == sum(report.kept.values()) == math.ceil(Fraction(str(density)) * total)
     assert all(0 <= report.kept[name] <= report.dense[name] for name in report.dense)
     found = as_masks(report)
     assert {name: int(mask.sum()) for name, mask in found.items()} == report.kept

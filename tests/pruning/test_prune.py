@@ -138,6 +138,36 @@ def test_densities_by_hand_and_copied() -> None:
         assert not torch.equal(again.masks()["3"], report.masks()["3"])
 
 
+class Wide(nn.Module):
+    """One layer of 100 x 100 weights and 25 of 15."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(100, 100)
+        self.b = nn.ModuleList([nn.Linear(3, 5) for _ in range(25)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)[:, :3]
+        return torch.stack([layer(y) for layer in self.b]).sum(0)
+
+
+def test_densities_without_a_density_are_taken_as_they_are() -> None:
+    x = torch.zeros(1, 100)
+    _, report = precut.prune(Wide(), "magnitude", None, x, {"a": 0.01, "b.*": 0.1})
+    assert report.kept == {"a": 100, **{f"b.{number}": 2 for number in range(25)}}
+    two, x = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10)), torch.zeros(1, 10)
+    _, report = precut.prune(two, "magnitude", None, x, {"0": 0.5, "1": 0.07})
+    assert report.kept == {"0": 50, "1": 7}  # though 0.07 * 100 is a little more than 7
+    masks = report.masks()
+    assert precut.prune(two, "random", None, x, masks)[1].kept == report.kept
+    assert precut.prune(two[:1], "magnitude", 0.07, x)[1].k == 7
+    for allocation in ("uniform", "erdos-renyi", "erdos-renyi-kernel"):
+        wrong(
+            "density is needed where the allocation gives none of its own; a number above 0, up to 1",
+            *(two, "random", None, x, allocation),
+        )
+
+
 def test_random_with_the_densities_of_synflow() -> None:
     model = net()
     _, synflow = precut.prune(model, "synflow", 0.1, X, rounds=100)

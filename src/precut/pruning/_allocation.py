@@ -6,7 +6,7 @@ import fnmatch
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,13 +14,19 @@ from precut.errors import PrecutError, unknown
 from precut.pruning._network import Layer
 from precut.pruning._registry import allocations
 
-__all__ = ["Allocation", "GivenDensities", "allocation_of", "counts_for", "floors_for"]
+__all__ = ["Allocation", "GivenDensities", "allocation_of", "count_of", "counts_for", "floors_for"]
 
 Layers = Mapping[str, Layer]
 
 
 class Allocation(ABC):
-    """A rule for the layers' densities. It knows nothing of scores."""
+    """A rule for the layers' densities. It knows nothing of scores.
+
+    Attributes:
+        relative: whether its numbers are densities only once they are scaled to meet one.
+    """
+
+    relative: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, layers: Layers) -> dict[str, float] | None:
@@ -38,6 +44,8 @@ class _Global(Allocation):
 class _Uniform(Allocation):
     """Every layer has the same density."""
 
+    relative: ClassVar[bool] = True
+
     def __call__(self, layers: Layers) -> dict[str, float] | None:
         return dict.fromkeys(layers, 1.0)
 
@@ -46,12 +54,16 @@ class _ErdosRenyi(Allocation):
     """Density proportional to (inputs + outputs) / (inputs x outputs) of a layer (Mocanu et al., Nature Communications
     2018)."""
 
+    relative: ClassVar[bool] = True
+
     def __call__(self, layers: Layers) -> dict[str, float] | None:
         return {name: sum(layer.shape[:2]) / math.prod(layer.shape[:2]) for name, layer in layers.items()}
 
 
 class _ErdosRenyiKernel(Allocation):
     """The same with the kernel's sides in sum and product (Evci et al., ICML 2020)."""
+
+    relative: ClassVar[bool] = True
 
     def __call__(self, layers: Layers) -> dict[str, float] | None:
         return {name: sum(layer.shape) / math.prod(layer.shape) for name, layer in layers.items()}
@@ -115,6 +127,12 @@ def allocation_of(allocation: Any) -> Allocation:
         f"allocation must be one of {', '.join(map(repr, allocations))}, a dict of densities or masks by layer, or the "
         f"report of another pruning; got {type(allocation).__name__} {allocation!r:.60}"
     )
+
+
+def count_of(share: float, size: int) -> int:
+    """How many weights a share of ``size`` is: the fraction rounded up, but not what floats add to a whole number
+    (7 / 100 of 100 is 7)."""
+    return min(size, math.ceil(share * size * (1 - 1e-12)))
 
 
 def floors_for(layers: Layers, least: int, total: int) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from precut.errors import PrecutError
-from precut.pruning._allocation import Allocation, counts_for, floors_for
+from precut.pruning._allocation import Allocation, count_of, counts_for, floors_for
 from precut.pruning._network import Network
 from precut.pruning._registry import scores
 from precut.pruning._schedule import exponential, kept_after
@@ -80,17 +79,18 @@ class Plan:
         shares = allocation(network.layers)
         total = sum(sizes.values())
         if density is None:
-            if shares is None:
+            if shares is None or allocation.relative:
                 raise PrecutError(
                     "density is needed where the allocation gives none of its own; a number above 0, up to 1"
                 )
-            kept = sum(math.ceil(shares[name] * size) for name, size in sizes.items())
+            final = {name: count_of(shares[name], size) for name, size in sizes.items()}
+            kept = sum(final.values())
             density = kept / total
         else:
-            kept = math.ceil(density * total)
+            kept = count_of(density, total)
+            final = None if shares is None else counts_for(sizes, shares, kept)
         if kept < 1:
             raise PrecutError("the densities leave no weight at all")
-        final = None if shares is None else counts_for(sizes, shares, kept)
         plan = cls(density, rounds, schedule, allocation, kept, sizes, final, prices=prices)
         if least:
             plan.floors = floors_for(network.layers, least, kept)
