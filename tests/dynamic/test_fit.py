@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 import precut
-from precut.dynamic import DynamicNet, load, make_dynamic, train_ladder
+from precut.dynamic import DynamicNet, Point, load, make_dynamic, train_ladder
 from precut.dynamic._calibrate import pooled_statistics
+from precut.dynamic._metrics import cost
 from precut.errors import PrecutError
 from precut.training import evaluate
 from training.toy import RECIPE, Crash, toy_dataset
@@ -142,6 +144,28 @@ def test_the_whole_way(tmp_path: Path) -> None:
         PrecutError, match=r"^unknown option of a dynamic training 'pretrained': did you mean 'pretrain'"
     ):
         train_ladder(model, DATA, EASY, budgets=[1, 0.5], options={"pretrained": 1})
+
+
+def test_a_ladder_by_measured_cost_goes_on_with_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = {"factor": 0.9}
+
+    def measured(dyn: DynamicNet, point: Point, metric: Any, threads: int | None = 1) -> float:
+        return cost(dyn, point, "macs") * (1 if point == dyn.full else noise["factor"])
+
+    monkeypatch.setattr("precut.dynamic._ladder.cost", measured)
+    run: dict[str, Any] = {"budgets": [1, 0.6], "checkpoint_steps": 3, "progress": False}
+    run["options"] = {"metric": "latency", "align": 4}
+    first, recipe = network().model, EASY.replace(epochs=1)
+    with pytest.raises(RuntimeError, match="crash"):
+        train_ladder(copy.deepcopy(first), DATA, recipe, tmp_path, callbacks=[Crash(5)], **run)
+    noise["factor"] = 1.3
+    dyn, result = train_ladder(copy.deepcopy(first), DATA, recipe, tmp_path, callbacks=[Crash(0)], resume=True, **run)
+    noise["factor"] = 0.9
+    whole, uninterrupted = train_ladder(copy.deepcopy(first), DATA, recipe, callbacks=[Crash(0)], **run)
+    assert dyn.points == whole.points
+    assert result.points == uninterrupted.points
+    with pytest.raises(PrecutError, match=r"^cannot resume .*: budgets is \[1\.0, 0\.5\] here, but the run began with \["):
+        train_ladder(first, DATA, recipe, tmp_path, resume=True, **{**run, "budgets": [1, 0.5]})
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

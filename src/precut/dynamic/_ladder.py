@@ -18,7 +18,7 @@ from precut.errors import PrecutError, unknown, whole
 if TYPE_CHECKING:
     from precut.dynamic._net import DynamicNet
 
-__all__ = ["check_ladder", "make_ladder", "ranked_orders"]
+__all__ = ["check_ladder", "checked_budgets", "make_ladder", "rank_channels_", "ranked_orders"]
 
 _FLOOR = 0.1
 _BACK = 16  # blocks that may come back
@@ -65,18 +65,14 @@ def make_ladder(
     Raises:
         PrecutError: budgets that do not fall or cannot be met, and what ``dyn.point`` refuses.
     """
-    shares = _checked_budgets(budgets, absolute)
+    shares = checked_budgets(budgets, absolute)
     floors = _checked_floors(dyn, floor)
     if choices is not None and len(choices) != len(shares):
         raise PrecutError(
             f"choices needs one entry (or None) for each of the {len(shares)} budgets; got {len(choices)}"
         )
     whole("align", align)
-    scores = None if rank is None else channel_scores(dyn, rank, data)
-    if scores is not None:
-        orders = ranked_orders(dyn, scores)
-        dyn.permute_(orders)
-        scores = {name: scores[name][torch.as_tensor(order)] for name, order in orders.items()}
+    scores = rank_channels_(dyn, rank, data)
     chain = _chain(dyn, align, floors, None if uniform else scores)
     known: dict[Point, float] = {}
 
@@ -110,7 +106,8 @@ def check_ladder(points: Sequence[Point]) -> None:
             )
 
 
-def _checked_budgets(budgets: Sequence[float], absolute: bool) -> list[float]:
+def checked_budgets(budgets: Any, absolute: bool = False) -> list[float]:
+    """Budgets as numbers that fall."""
     found = list(budgets) if isinstance(budgets, (list, tuple, np.ndarray)) else []
     good = all(isinstance(item, (int, float, np.number)) and not isinstance(item, bool) and item > 0 for item in found)
     if not found or not good or (not absolute and max(found) > 1):
@@ -131,6 +128,16 @@ def _checked_floors(dyn: DynamicNet, floor: Any) -> dict[str, float]:
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
             raise PrecutError(f"floor is a share of each dimension, from 0 to 1; got {share!r}")
     return {name: given.get(name, _FLOOR) for name in known}
+
+
+def rank_channels_(dyn: DynamicNet, rank: Any, data: Any = None) -> dict[str, torch.Tensor] | None:
+    """Permutes the channels, the most important first; returns their scores in the new order. None for ``rank`` None."""
+    if rank is None:
+        return None
+    scores = channel_scores(dyn, rank, data)
+    orders = ranked_orders(dyn, scores)
+    dyn.permute_(orders)
+    return {name: scores[name][torch.as_tensor(order)] for name, order in orders.items()}
 
 
 def ranked_orders(dyn: DynamicNet, scores: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from precut._files import atomic_write
 from precut.data import BatchLoader
 from precut.dynamic._fit import JointResult, fit
-from precut.dynamic._ladder import make_ladder
+from precut.dynamic._ladder import checked_budgets, make_ladder, rank_channels_
 from precut.dynamic._net import DynamicNet, make_dynamic
-from precut.errors import unknown, whole
+from precut.dynamic._point import Point
+from precut.errors import PrecutError, unknown, whole
 from precut.models import init_whitening_
 from precut.models.speednet import SpeedNet
 from precut.training import fit as fit_model
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["OPTIONS", "train_ladder"]
 
 _LADDER = ("metric", "rank", "align", "uniform", "floor")
+_DEFAULTS = {"metric": "macs", "rank": "l1", "align": 8}
 _FIT = ("mode", "sampled", "distill", "weights", "balance", "calibration_images")
 # What ``train_ladder`` takes by name, beside the runs' own options.
 OPTIONS = ("pretrain", "norms", *_LADDER, *_FIT)
@@ -50,7 +54,8 @@ def train_ladder(
     Args:
         model: trained in place by the first part, then copied.
         dataset, recipe: as in ``training.fit``.
-        run_dir: of the joint training; the first part's is ``full`` inside it.
+        run_dir: of the joint training; the first part's is ``full`` inside it. ``ladder.json`` are the points: a run
+            that is resumed keeps them, for costs that were measured would not come out the same again.
         budgets: see ``dyn.ladder``.
         options: "pretrain" (epochs, default 0), "norms" (see ``make_dynamic``), of ``dyn.ladder`` "metric", "rank",
             "align", "uniform" and "floor", of ``dyn.fit`` "mode", "sampled", "distill", "weights", "balance" and
@@ -76,7 +81,56 @@ def train_ladder(
         count = min(_WHITENING_IMAGES, len(dataset.train))
         init_whitening_(model, next(iter(BatchLoader(dataset.train, count, dataset.mean, dataset.std)))[0])
     dyn = make_dynamic(model, torch.zeros(1, *dataset.image_shape), norms=given.get("norms", "private_stats"))
-    chosen = {name: given[name] for name in _LADDER if name in given}
-    make_ladder(dyn, budgets, data=dataset, **{"metric": "macs", "rank": "l1", "align": 8, **chosen})
+    chosen = _DEFAULTS | {name: given[name] for name in _LADDER if name in given}
+    _choose(dyn, dataset, None if run_dir is None else Path(run_dir), budgets, chosen, run)
     trained = {name: given[name] for name in _FIT if name in given}
     return dyn, fit(dyn, dataset, plan, run_dir, **trained, **run)
+
+
+def _choose(
+    dyn: DynamicNet,
+    dataset: Dataset,
+    folder: Path | None,
+    budgets: Sequence[float],
+    options: Mapping[str, Any],
+    run: Mapping[str, Any],
+) -> None:
+    """The points at ``budgets``, or those that the run in ``folder`` began with."""
+    if folder is None:
+        make_ladder(dyn, budgets, data=dataset, **options)
+        return
+    file = folder / "ladder.json"
+    begun = (folder / "config.json").is_file() and not run.get("overwrite")
+    asked = {"budgets": checked_budgets(budgets), **{name: _plain(value) for name, value in options.items()}}
+    if begun and run.get("resume") and file.is_file():
+        points = _recorded(file, asked)
+        rank_channels_(dyn, options["rank"], dataset)
+        dyn.prepare(points)
+        return
+    points = make_ladder(dyn, budgets, data=dataset, **options)
+    if not begun:  # else the training will refuse to go on, or began before there was such a file
+        content = {**asked, "points": [point.to_dict() for point in points]}
+        atomic_write(file, json.dumps(content, indent=2) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back; what JSON cannot hold (a function, scores) by its name."""
+    try:
+        return json.loads(json.dumps(value))
+    except TypeError:
+        return getattr(value, "__name__", type(value).__name__)
+
+
+def _recorded(file: Path, asked: Mapping[str, Any]) -> list[Point]:
+    try:
+        recorded = json.loads(file.read_text())
+        points = [Point.from_dict(item) for item in recorded["points"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise PrecutError(f"{str(file)!r} does not hold a ladder's points: {error}") from None
+    for name in asked:
+        if recorded.get(name) != asked[name]:
+            raise PrecutError(
+                f"cannot resume {str(file.parent)!r}: {name} is {asked[name]!r} here, but the run began with "
+                f"{recorded.get(name)!r}; pass the same value, or overwrite=True to begin anew"
+            )
+    return points
