@@ -168,12 +168,29 @@ def test_a_ladder_by_measured_cost_goes_on_with_its_points(tmp_path: Path, monke
         train_ladder(first, DATA, recipe, tmp_path, resume=True, **{**run, "budgets": [1, 0.5]})
 
 
+def test_points_that_a_sandwich_has_not_drawn_yet_are_judged() -> None:
+    dyn = network()
+    dyn.prepare([dyn.full, *(dyn.point(share, align=1) for share in (0.8, 0.7, 0.6, 0.5))])
+    result = dyn.fit(DATA, EASY.replace(epochs=1, batch_size=350), progress=False, mode="sandwich", sampled=1)
+    assert len(result.points) == 5  # two of the three inner ones were not drawn in the only step
+    assert all(dyn.calibrated(point) for point in dyn.points)
+
+
+def test_the_largest_point_comes_first() -> None:
+    for options, needs in (({"distill": 0.5}, "distill"), ({"mode": "sandwich"}, "mode='sandwich'")):
+        dyn = network()
+        message = f"{needs} needs the largest point first, which all others lie within; point 1 does not"
+        with pytest.raises(PrecutError, match=f"^{message}"):
+            dyn.fit(DATA, EASY, progress=False, points=dyn.points[::-1], **options)
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"mode": "random"}, "unknown mode 'random'"),
     ({"balance": "max"}, "unknown balance 'max': did you mean 'mean'?"),
     ({"distill": 2}, "distill is a share of the loss, from 0 to 1; got 2"),
     ({"weights": [1, 1]}, "weights needs 3 numbers above 0, one for each point; got [1, 1]"),
     ({"weights": [1, 1, 0]}, "weights needs 3 numbers above 0, one for each point; got [1, 1, 0]"),
+    ({"mode": "sandwich", "sampled": 0}, "sampled=0 never trains 1 of the points, whose norms='private_stats' need it"),
     ({"sampled": -1}, "sampled must be a whole number of at least 0; got -1"),
 ]
 

@@ -73,18 +73,20 @@ def fit(
             network, for ``dynamic.load``.
         points: what to train, the largest first; by default ``dyn.points``.
         mode: "fixed" trains every point in every step (Yang et al., DAC 2020); "sandwich" the first, the last and
-            ``sampled`` others, drawn in each step (Yu and Huang, ICCV 2019).
+            ``sampled`` others, drawn in each step (Yu and Huang, ICCV 2019). What was not drawn in the first epoch is
+            judged by statistics measured on ``calibration_images``.
         distill: share of the smaller points' loss that is the cross-entropy with the first point's probabilities,
             detached, instead of the labels (in-place distillation); 1 is Yu and Huang's.
         weights: one for each point; all 1 by default.
         balance: "sum" takes the gradient as it is. "mean" divides each weight's by the summed weights of those of the
             step's points that hold it, so that weights which all points share step no further than others.
-        calibration_images: where ``norms`` is "recalibrated", images that statistics are measured on.
+        calibration_images: images that statistics are measured on, where ``norms`` is "recalibrated".
         **options: what else ``training.fit`` takes: seed, threads, device, precision, resume, overwrite, progress,
             callbacks, checkpoint_steps, checkpoint_seconds.
 
     Raises:
-        PrecutError: without points, or for options that do not fit.
+        PrecutError: without points, for options that do not fit, or where ``distill`` or a sandwich meets points that do
+            not all lie within the first.
     """
     chosen = list(dyn.points if points is None else points)
     if not chosen:
@@ -150,8 +152,24 @@ class JointObjective(Objective):
         self.weights = [float(weight) for weight in given]
         self.mode, self.sampled = mode, whole("sampled", sampled, 0)
         self.distill, self.balance = float(distill), balance
+        self._check_order()
         self.calibration_images, self.seed = whole("calibration_images", calibration_images), seed
         self._scales: dict[tuple[int, ...], dict[str, Tensor]] = {}
+
+    def _check_order(self) -> None:
+        """Raises a PrecutError where a point that others learn from, or stand for, is not the one that it should be."""
+        for number, point in enumerate(self.points):
+            if (self.distill or self.mode == "sandwich") and not point.within(self.points[0]):
+                needs = "distill" if self.distill else "mode='sandwich'"
+                raise PrecutError(
+                    f"{needs} needs the largest point first, which all others lie within; point {number} does not lie "
+                    "within point 0"
+                )
+        if self.mode == "sandwich" and not self.sampled and len(self.points) > 2 and self.dyn.norms != "recalibrated":
+            raise PrecutError(
+                f"sampled=0 never trains {len(self.points) - 2} of the points, whose norms={self.dyn.norms!r} need it: "
+                "pass sampled of at least 1, or make_dynamic(..., norms='recalibrated')"
+            )
 
     def config(self) -> dict[str, Any]:
         return {
@@ -241,8 +259,10 @@ class JointObjective(Objective):
 
     def totals(self, model: nn.Module, loader: BatchLoader, classes: int, precision: str) -> Tensor:
         """Summed over the points: the mean accuracy decides which epoch is best."""
-        if self.dyn.norms == "recalibrated" and self.dataset is not None:
-            recalibrate(self.dyn, self.points, self.dataset, self.calibration_images)
+        # Also points that a sandwich has not drawn yet: until it does, theirs would not be known.
+        stale = [p for p in self.points if self.dyn.norms == "recalibrated" or not self.dyn.calibrated(p)]
+        if stale and self.dataset is not None:
+            recalibrate(self.dyn, stale, self.dataset, self.calibration_images)
         found = torch.zeros(3, dtype=torch.float64)
         for point in self.points:
             self.dyn.set_point(point)
