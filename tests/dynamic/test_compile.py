@@ -76,6 +76,12 @@ def test_bytes_are_told_honestly(dyn: DynamicNet) -> None:
     assert table.totals[0]["packed"] == sum(row["packed"] for row in table.rows)
 
 
+def test_saving_over_a_file(dyn: DynamicNet, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(PrecutError, match=r"^save writes a folder, a file for each point; '.*taken' is a file$"):
+        dyn.compile(threads=1, autotune=False).save(tmp_path / "taken")
+
+
 @pytest.mark.skipif(not runtime.available(), reason="the native library is not installed")
 def test_native_files_run_without_torch(dyn: DynamicNet, tmp_path: Path) -> None:
     fast = dyn.compile(threads=1, autotune=False)

@@ -191,6 +191,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"weights": [1, 1]}, "weights needs 3 numbers above 0, one for each point; got [1, 1]"),
     ({"weights": [1, 1, 0]}, "weights needs 3 numbers above 0, one for each point; got [1, 1, 0]"),
     ({"mode": "sandwich", "sampled": 0}, "sampled=0 never trains 1 of the points, whose norms='private_stats' need it"),
+    ({"weights": 2}, "weights needs 3 numbers above 0, one for each point; got 2"),
+    ({"weights": [1, 1, float("inf")]}, "weights needs 3 numbers above 0, one for each point; got [1, 1, inf]"),
+    ({"distil": 0.5}, "unknown option of fit 'distil': did you mean 'distill'?"),
+    ({"seed": "a"}, "seed must be a whole number of at least 0; got 'a'"),
+    ({"points": 3}, "points is one or several points; got 3"),
     ({"sampled": -1}, "sampled must be a whole number of at least 0; got -1"),
 ]
 
@@ -199,6 +204,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_wrong_uses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PrecutError, match=f"^{re.escape(message)}"):
         network().fit(DATA, EASY, progress=False, **options)
+
+
+def test_no_dataset() -> None:
+    with pytest.raises(PrecutError, match=r"^fit needs a Dataset \(precut\.data\.load\); got NoneType None"):
+        network().fit(None)
 
 
 @pytest.mark.parametrize(("share", "layout"), [(0.5, torch.channels_last), (0.25, torch.contiguous_format)])

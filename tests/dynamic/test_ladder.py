@@ -228,6 +228,11 @@ def test_a_ranking_again_forgets_points_only_if_the_order_changes() -> None:
     assert not dyn.calibrated(first[1])
 
 
+def flat(dyn: DynamicNet) -> dict[str, Any]:
+    return {name: range(dim.size) for name, dim in dyn.space.widths.items()}
+
+
+FINITE = "rank needs 16 scores of dimension 'stem.0', finite numbers in one row; got "
 WRONG: list[tuple[Callable[[DynamicNet], Any], str]] = [
     (lambda d: d.ladder([]), "budgets must be a list of shares of the full network's cost, above 0 and at most 1; got []"),
     (lambda d: d.ladder(0.5), "budgets must be a list of shares of the full network's cost, above 0 and at most 1; got 0.5"),
@@ -239,6 +244,21 @@ WRONG: list[tuple[Callable[[DynamicNet], Any], str]] = [
     (lambda d: d.ladder([0.5], metric="flops"), "unknown metric 'flops'"),
     (lambda d: d.ladder([0.5], rank="l3"), "unknown rank 'l3': did you mean 'l2'?"),
     (lambda d: d.ladder([0.5], rank={}), "rank needs 16 scores of dimension 'stem.0'"),
+    (
+        lambda d: d.ladder([0.5], rank={**flat(d), "bogus": [1]}),
+        "unknown width dimension in rank 'bogus': ",
+    ),
+    (lambda d: d.ladder([0.5], rank={**flat(d), "stem.0": [float("nan")] * 16}), FINITE + "[nan, "),
+    (lambda d: d.ladder([0.5], rank={**flat(d), "stem.0": torch.rand(16, 2)}), FINITE + "tensor("),
+    (lambda d: d.ladder([0.5], rank={**flat(d), "stem.0": 1.0}), FINITE + "1.0"),
+    (lambda d: d.ladder([0.5], rank=5), "rank is a name of 'bn', 'l1', 'l2', 'synflow', 'taylor', or scores by dimension; "),
+    (lambda d: d.ladder([0.5], rank="taylor", data=[(X, torch.full((len(X),), 50))]), "rank='taylor' needs a network of"),
+    (lambda d: d.ladder([0.5], metric=lambda net: float("nan")), "metric must give the network's cost, a finite number"),
+    (lambda d: d.ladder([0.5], metric=lambda net: None), "metric must give the network's cost, a finite number from 0 up; "),
+    (lambda d: d.ladder([0.5], choices=[5]), "each of choices is None or keywords of dyn.point, {'skip': [...]}; got 5"),
+    (lambda d: d.ladder([0.5], choices=[{"res": 5}]), "unknown keyword in choices 'res'"),
+    (lambda d: d.ladder([0.5], choices=5), "choices needs one entry (or None) for each of the 1 budgets; got 5"),
+    (lambda d: d.ladder([0.5], unifrom=True), "unknown option of ladder 'unifrom': did you mean 'uniform'?"),
     (lambda d: d.ladder([0.5], rank="taylor"), "rank='taylor' needs data: a Dataset (precut.data.load), a tensor"),
     (lambda d: d.ladder([0.5], rank="taylor", data=[X]), "rank='taylor' needs labelled data"),
     (lambda d: d.ladder([0.5], align=0), "align must be a whole number of at least 1; got 0"),
@@ -262,6 +282,39 @@ def test_wrong_uses(use: Callable[[DynamicNet], Any], message: str) -> None:
     dyn = prepared(precut.create_model("resnet8"), X)
     with pytest.raises(PrecutError, match=f"^{re.escape(message)}"):
         use(dyn)
+
+
+class Dict(nn.Module):
+    """Two inputs, a dict of results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": self.head(self.a(a) + self.b(b))}
+
+
+def test_ranks_that_need_another_network() -> None:
+    dyn = make_dynamic(Dict(), {"a": X.float(), "b": X.float()})
+    with pytest.raises(PrecutError, match=r"^rank='synflow' needs a network that gives one tensor; got a dict"):
+        dyn.ladder([1, 0.5], rank="synflow", align=1)
+    with pytest.raises(PrecutError, match=r"^rank='taylor' needs a network of one input that gives logits"):
+        dyn.ladder([1, 0.5], rank="taylor", align=1, data=[(X.float(), torch.zeros(len(X), dtype=torch.int64))])
+
+
+@pytest.mark.parametrize("rank", ["l1", "taylor", "synflow"])
+def test_a_network_in_another_precision(rank: str) -> None:
+    """The example, data and ones follow the network."""
+    x = X.float()
+    dyn = make_dynamic(precut.create_model("resnet8", width_mult=0.5), x).double()
+    points = dyn.ladder([1, 0.5], rank=rank, align=1, data=[(x, torch.zeros(len(x), dtype=torch.int64))])
+    dyn.recalibrate(points, x)
+    dyn.eval().set_point(points[1])
+    want = dyn(X)
+    assert want.dtype == torch.float64
+    dyn.float().recalibrate(points, X)
+    assert torch.allclose(dyn(x).double(), want, atol=1e-3)
 
 
 def test_an_order_across_residue_classes_is_refused() -> None:

@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import precut
 from dynamic.oracle import images, prepared
@@ -97,6 +99,37 @@ def test_only_blocks_that_are_nothing_but_residual_can_be_skipped() -> None:
     assert torch.equal(dyn.eval()(X), net(X))
 
 
+class Basic(nn.Module):
+    """A block as most ResNets for CIFAR are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.shortcut = nn.Sequential()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.conv2(F.relu(self.conv1(x)))
+        out += self.shortcut(x)
+        return F.relu(out)
+
+
+@pytest.mark.parametrize(
+    ("stem", "found"),
+    [([nn.ReLU()], ["1.0", "1.1"]), ([nn.ReLU(), nn.MaxPool2d(2)], ["1.0", "1.1"]), ([nn.Tanh()], ["1.1"])],
+)
+def test_blocks_that_end_in_a_function(stem: list[nn.Module], found: list[str]) -> None:
+    """Where what comes is never negative, a ReLU alone changes nothing of it."""
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), *stem), nn.Sequential(Basic(), Basic()), nn.Conv2d(4, 2, 1))
+    dyn = make_dynamic(net.eval(), X)
+    assert list(dyn.space.blocks) == found
+    point = dyn.point(skip=found)
+    with torch.no_grad():
+        for name in found:
+            for parameter in net.get_submodule(name).parameters():
+                parameter.zero_()
+    assert torch.equal(dyn.extract(point)(X), net(X))
+
+
 def test_layers_that_cannot_be_cut_are_named_with_their_reason() -> None:
     fixed = dynamic("shufflenetv1").space.fixed
     assert "cannot divide" in fixed["stem.0"]
@@ -161,6 +194,16 @@ def test_points_are_values() -> None:
     again = dynamic()
     again.prepare([Point.from_dict(a.to_dict())])
     assert again.points == (a,)
+
+
+def test_numbers_of_numpy_are_plain_numbers_in_points() -> None:
+    dyn = nested()
+    layer = next(iter(dyn.space.kernels))
+    size = np.int64(12)
+    made = dyn.point(np.float32(0.5), widths={"stem.0": np.int64(4)}, resolution=size, kss={layer: np.int64(2)})
+    assert made == dyn.point(0.5, widths={"stem.0": 4}, resolution=12, kss={layer: 2})
+    assert Point.from_dict(json.loads(made.to_json())) == made
+    assert json.loads(dyn.point(kss=np.int64(2)).to_json())["kss"]
 
 
 def test_within() -> None:
@@ -228,6 +271,9 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: dynamic().set_point(dynamic("resnet18").full), "this point belongs to another network (its space is"),
     (lambda: dynamic().set_point(0.5), "expected a Point (dyn.point(...), dyn.ladder(...)); got float 0.5"),
     (lambda: dynamic().extract("p0"), "expected a Point (dyn.point(...), dyn.ladder(...)); got str 'p0'"),
+    (lambda: dynamic().prepare(3), "points is one or several points; got 3"),
+    (lambda: dynamic().recalibrate(None, X), "points is one or several points; got None"),
+    (lambda: make_dynamic(precut.create_model("resnet8"), torch.zeros(1, 4, 8, 8)), "CifarResNet cannot run on example_inputs"),
     (lambda: dynamic().prepare([]), "prepare got no points; dyn.ladder(...) and dyn.point(...) make some"),
     (lambda: Point.from_dict({"widths": {}}), "a point is a mapping with the fields"),
     (

@@ -111,6 +111,16 @@ def test_training_a_point_changes_no_others_statistics(norms: str) -> None:
     assert count == (affine if norms == "private" else 0)
 
 
+def test_training_one_point_makes_measured_statistics_of_all_stale() -> None:
+    dyn = make_dynamic(precut.create_model("resnet8"), X.float(), norms="recalibrated")
+    points = [dyn.point(0.5), dyn.point(0.25)]
+    for trained in (dyn.full, points[0]):
+        dyn.recalibrate(points, X.float())
+        dyn.train().set_point(trained)
+        dyn(X.float())
+        assert not any(dyn.calibrated(point) for point in points)
+
+
 def test_statistics_move_with_the_network() -> None:
     dyn = dynamic()
     point = dyn.point(0.5)
@@ -160,3 +170,16 @@ def test_batch_norm_called_as_a_function() -> None:
 
     with pytest.raises(PrecutError, match=r"is called as a function: use nn\.BatchNorm2d"):
         pooled_statistics(Net().double(), [X])
+    with pytest.raises(PrecutError, match=r"is called as a function: use nn\.BatchNorm2d"):
+        make_dynamic(Net().double(), X)
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_running_statistics_of_another_norm(tracked: bool) -> None:
+    norm = nn.InstanceNorm2d(8, affine=True, track_running_stats=tracked)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), norm, nn.Conv2d(8, 2, 1))
+    if tracked:
+        with pytest.raises(PrecutError, match=r"keeps running statistics, .*: pass track_running_stats=False"):
+            make_dynamic(net, X)
+    else:
+        assert make_dynamic(net, X).point(0.5)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graph.calls import Call, X, captured
+from precut.errors import PrecutError
 from precut.graph import capture
 
 P = torch.nn.Parameter
@@ -80,7 +81,7 @@ def test_nothing_is_left_behind(training: bool | None, fail: bool) -> None:
     tensors = {name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
     random_state = torch.get_rng_state()
     if fail:
-        with pytest.raises(RuntimeError, match="stop"):
+        with pytest.raises(PrecutError, match="RuntimeError: stop"):
             capture(model, X, training=training)
     else:
         capture(model, X, training=training)

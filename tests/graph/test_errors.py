@@ -157,9 +157,18 @@ def test_wrong_arguments(model: Any, inputs: Any, message: str) -> None:
     assert str(error.value) == message
 
 
-def test_the_models_own_errors_pass_through() -> None:
-    with pytest.raises(RuntimeError, match="expected input"):
-        capture(nn.Conv2d(3, 4, 1), X)
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (torch.zeros(2, 4, 8, 8), r"shape \(2, 4, 8, 8\) float32: RuntimeError: .* expected input"),
+        (torch.zeros(2, 3, 8, 8).double(), r"shape \(2, 3, 8, 8\) float64: RuntimeError: .*"),
+        ({"y": torch.zeros(1)}, r"shape \(1,\) float32: TypeError: .* unexpected keyword argument 'y'"),
+    ],
+)
+def test_examples_that_the_model_does_not_take(example: Any, message: str) -> None:
+    with pytest.raises(PrecutError, match=f"^Conv2d cannot run on example_inputs of {message}") as error:
+        capture(nn.Conv2d(3, 4, 1), example)
+    assert isinstance(error.value.__cause__, (RuntimeError, TypeError))
 
 
 def test_run_wants_the_tensors_that_were_captured() -> None:

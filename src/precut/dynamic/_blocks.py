@@ -10,6 +10,9 @@ from precut.graph import Graph, Node, Value
 
 __all__ = ["Block", "find_blocks"]
 
+# Operations that make no negative number where none comes in.
+_KEEP_SIGNS = ("identity", "dropout", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
+
 
 @dataclass(frozen=True)
 class Block:
@@ -32,7 +35,8 @@ def find_blocks(graph: Graph) -> dict[str, Block]:
     """The blocks that can be skipped, by name, in execution order.
 
     A block is a module with one input x and one output, called once, that adds x (perhaps through ``nn.Identity``) to
-    something computed from x alone; after the addition at most one module follows. Shapes then agree by themselves.
+    something computed from x alone; after the addition at most one module follows, or a ReLU called as a function where
+    x is never negative, so that the ReLU changes nothing of it. Shapes then agree by themselves.
     """
     modules = dict(graph.model.named_modules(remove_duplicate=False))
     found: dict[str, Block] = {}
@@ -65,11 +69,18 @@ def _block(graph: Graph, modules: dict[str, nn.Module], add: Node, shortcut: Val
     }
     tail = [node for node in inside if node.index > add.index]
     last = tail[0] if tail else add
-    if len(tail) > 1 or leaving != {last.output.id}:
+    if len(tail) > 1 or leaving != {last.output.id} or (tail and last.inputs != [add.output]):
         return None
-    if tail and (last.module is None or last.inputs != [add.output] or not last.path.startswith(f"{path}.")):
-        return None
-    return Block(path, last.path[len(path) + 1 :] if tail else "", add.name, branch)
+    if last.module is None:  # the addition itself, or a function that no module stands for
+        return Block(path, "", add.name, branch) if not tail or _changes_nothing(last, source) else None
+    return Block(path, last.path[len(path) + 1 :], add.name, branch) if last.path.startswith(f"{path}.") else None
+
+
+def _changes_nothing(tail: Node, value: Value) -> bool:
+    """Whether what follows the addition is a ReLU, and the shortcut is never negative."""
+    while value.producer is not None and value.producer.op in _KEEP_SIGNS:
+        value = value.producer.input
+    return tail.op == "relu" and value.producer is not None and value.producer.op == "relu"
 
 
 def _through_identities(value: Value) -> Value:

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from precut.dynamic._data import batches_of
+from precut.dynamic._data import batches_of, placed
 from precut.dynamic._net import resized
 from precut.dynamic._norms import batch_norms
 from precut.dynamic._point import Point
+from precut.dynamic._space import listed
 from precut.errors import PrecutError, whole
 from precut.graph import Graph, Node, ParamRef, SizeRef, Value, capture, leaves, rebuild
 
@@ -49,15 +50,14 @@ def recalibrate(
         PrecutError: without data, with activations that are not finite, or with batch norms that are called as
             functions.
     """
-    chosen = [points] if isinstance(points, Point) else list(points)
+    chosen = listed("points", points, "points")
     whole("images", images)
     whole("batch_size", batch_size)
     if data is None:
         raise PrecutError("recalibrate needs data: a Dataset, a tensor of images, or batches of them; got None")
     for point in chosen:
         dyn.space.check(point)
-    device = next(iter(dyn.model.parameters()), torch.zeros(())).device
-    held = [item.to(device) for item, _ in batches_of(data, images, batch_size, "recalibrate")]
+    held = [placed(dyn.model, item) for item, _ in batches_of(data, images, batch_size, "recalibrate")]
     for point in chosen:
         given = held if point.resolution is None else [resized((item,), point.resolution)[0] for item in held]
         net = dyn.extract(point, uncalibrated=True)

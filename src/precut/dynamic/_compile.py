@@ -113,6 +113,8 @@ class CompiledDynamic:
             PrecutError: when a part of a point runs in torch.
         """
         folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise PrecutError(f"save writes a folder, a file for each point; {str(folder)!r} is a file")
         folder.mkdir(parents=True, exist_ok=True)
         for number, point in enumerate(self.points):
             self.models[point].save(folder / f"{number}.precut")
@@ -148,7 +150,7 @@ def compile_points(
     own: dict[Point, int] = {}
     for point in chosen:
         net = dyn.extract(point).float().cpu()
-        example: tuple[Any, ...] = tuple(item.float() for item in example_of(dyn, point))
+        example: tuple[Any, ...] = tuple(item.float().cpu() for item in example_of(dyn, point))
         if example_inputs is not None:
             example = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
             example = example if point.resolution is None else resized(example, point.resolution)

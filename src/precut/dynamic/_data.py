@@ -6,11 +6,25 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from precut.data import BatchLoader, Dataset
 from precut.errors import PrecutError
+from precut.graph import rebuild
 
-__all__ = ["batches_of"]
+__all__ = ["batches_of", "placed"]
+
+
+def placed(model: nn.Module, items: Any) -> Any:
+    """Tensors, in whatever structure, where the model is, and in its precision where they are floating."""
+    first = next(iter(model.parameters()), None)
+
+    def place(leaf: Any) -> Any:
+        if first is None or not isinstance(leaf, torch.Tensor):
+            return leaf
+        return leaf.to(first) if leaf.is_floating_point() else leaf.to(first.device)
+
+    return rebuild(items, place)
 
 
 def batches_of(

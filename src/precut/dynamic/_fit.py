@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from precut._files import atomic_write
+from precut.data import Dataset
 from precut.dynamic._calibrate import recalibrate
 from precut.dynamic._cut import Share
 from precut.dynamic._metrics import cost
 from precut.dynamic._point import Point
+from precut.dynamic._space import listed
 from precut.errors import PrecutError, unknown, whole
 from precut.training import FitResult, Objective, TrainState, evaluate, load_recipe
 from precut.training import fit as fit_model
 
 if TYPE_CHECKING:
-    from precut.data import BatchLoader, Dataset
+    from precut.data import BatchLoader
     from precut.dynamic._net import DynamicNet
     from precut.training import Recipe
 
@@ -31,6 +35,12 @@ __all__ = ["MODES", "JointObjective", "JointResult", "fit"]
 
 MODES = ("fixed", "sandwich")
 BALANCES = ("sum", "mean")
+# What else ``training.fit`` takes, and what of ``fit`` beside it has a name.
+_OPTIONS = (
+    "seed", "threads", "device", "precision", "resume", "overwrite", "progress", "callbacks", "checkpoint_steps",
+    "checkpoint_seconds", "fabric",
+)  # fmt: skip
+_OWN = ("points", "mode", "sampled", "distill", "weights", "balance", "calibration_images")
 
 
 @dataclass(frozen=True)
@@ -88,11 +98,16 @@ def fit(
         PrecutError: without points, for options that do not fit, or where ``distill`` or a sandwich meets points that do
             not all lie within the first.
     """
-    chosen = list(dyn.points if points is None else points)
+    chosen = list(dyn.points) if points is None else listed("points", points, "points")
     if not chosen:
         raise PrecutError(
             "fit has no points to train: call dyn.ladder(...) or dyn.prepare([...]) first, or pass points"
         )
+    if not isinstance(dataset, Dataset):
+        raise PrecutError(f"fit needs a Dataset (precut.data.load); got {type(dataset).__name__} {dataset!r:.40}")
+    for name in options:
+        if name not in _OPTIONS:
+            raise unknown("option of fit", name, (*_OPTIONS, *_OWN))
     dyn.prepare(chosen)
     seed = options.get("seed", 0)
     objective = JointObjective(dyn, dataset, mode, sampled, distill, weights, balance, calibration_images, seed)
@@ -142,18 +157,19 @@ class JointObjective(Objective):
             raise unknown("mode", mode, MODES)
         if balance not in BALANCES:
             raise unknown("balance", balance, BALANCES)
-        if isinstance(distill, bool) or not isinstance(distill, (int, float)) or not 0 <= distill <= 1:
+        if isinstance(distill, bool) or not isinstance(distill, Real) or not 0 <= distill <= 1:
             raise PrecutError(f"distill is a share of the loss, from 0 to 1; got {distill!r}")
         self.dyn, self.dataset = dyn, dataset
         self.points = list(dyn.points)
-        given = [1.0] * len(self.points) if weights is None else list(weights)
-        if len(given) != len(self.points) or not all(isinstance(w, (int, float)) and w > 0 for w in given):
+        given = [1.0] * len(self.points) if weights is None else weights
+        good = isinstance(given, (list, tuple)) and len(given) == len(self.points)
+        if not good or not all(isinstance(w, Real) and 0 < w < math.inf for w in given):
             raise PrecutError(f"weights needs {len(self.points)} numbers above 0, one for each point; got {weights!r}")
         self.weights = [float(weight) for weight in given]
         self.mode, self.sampled = mode, whole("sampled", sampled, 0)
         self.distill, self.balance = float(distill), balance
         self._check_order()
-        self.calibration_images, self.seed = whole("calibration_images", calibration_images), seed
+        self.calibration_images, self.seed = whole("calibration_images", calibration_images), whole("seed", seed, 0)
         self._scales: dict[tuple[int, ...], dict[str, Tensor]] = {}
 
     def _check_order(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from precut.errors import PrecutError, unknown, whole
 if TYPE_CHECKING:
     from precut.dynamic._net import DynamicNet
 
-__all__ = ["check_ladder", "checked_budgets", "make_ladder", "rank_channels_", "ranked_orders"]
+__all__ = ["OPTIONS", "check_ladder", "checked_budgets", "make_ladder", "rank_channels_", "ranked_orders"]
 
+# What ``dyn.ladder`` takes by name.
+OPTIONS = ("uniform", "floor", "nested", "absolute", "data", "choices", "threads")
 _FLOOR = 0.1
+_CHOICES = ("width", "widths", "skip", "resolution", "kss", "align")
 _BACK = 16  # blocks that may come back
 
 
@@ -67,10 +71,7 @@ def make_ladder(
     """
     shares = checked_budgets(budgets, absolute)
     floors = _checked_floors(dyn, floor)
-    if choices is not None and len(choices) != len(shares):
-        raise PrecutError(
-            f"choices needs one entry (or None) for each of the {len(shares)} budgets; got {len(choices)}"
-        )
+    others = _checked_choices(choices, len(shares))
     whole("align", align)
     scores = rank_channels_(dyn, rank, data)
     chain = _chain(dyn, align, floors, None if uniform else scores)
@@ -84,7 +85,7 @@ def make_ladder(
     full = 1.0 if absolute else price(dyn.full)
     points: list[Point] = []
     for number, share in enumerate(shares):
-        base = dyn.point(**dict(choices[number] or {})) if choices is not None else dyn.full
+        base = dyn.point(**others[number])
         points.append(_meet(dyn, base, chain, share * full, price, metric, share, points[-1] if points else None))
     if nested:
         check_ladder(points)
@@ -125,9 +126,25 @@ def _checked_floors(dyn: DynamicNet, floor: Any) -> dict[str, float]:
     for name, share in given.items():
         if name not in known:
             raise unknown("width dimension in floor", name, known, "dyn.space.widths")
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1:
             raise PrecutError(f"floor is a share of each dimension, from 0 to 1; got {share!r}")
     return {name: given.get(name, _FLOOR) for name in known}
+
+
+def _checked_choices(choices: Any, count: int) -> list[dict[str, Any]]:
+    if choices is None:
+        return [{} for _ in range(count)]
+    found = list(choices) if isinstance(choices, (list, tuple)) else None
+    if found is None or len(found) != count:
+        shown = f"{choices!r:.60}" if found is None else len(found)
+        raise PrecutError(f"choices needs one entry (or None) for each of the {count} budgets; got {shown}")
+    for item in found:
+        if item is not None and not isinstance(item, Mapping):
+            raise PrecutError(f"each of choices is None or keywords of dyn.point, {{'skip': [...]}}; got {item!r:.60}")
+        for name in item or {}:
+            if name not in _CHOICES:
+                raise unknown("keyword in choices", name, _CHOICES)
+    return [dict(item or {}) for item in found]
 
 
 def rank_channels_(dyn: DynamicNet, rank: Any, data: Any = None) -> dict[str, torch.Tensor] | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from precut.dynamic._data import placed
 from precut.engine import compile as compile_model
 from precut.errors import PrecutError, unknown
 from precut.measure import latency, measure_energy, summary
@@ -26,11 +28,20 @@ _ENERGY_CALLS_SECONDS = 1.0
 def example_of(dyn: DynamicNet, point: Point) -> tuple[torch.Tensor, ...]:
     """Zeros of the shapes that the subnet takes, with the example's batch."""
     made = []
-    first = next(iter(dyn.model.parameters()), torch.zeros(()))
     for value in dyn.graph.inputs:
         shape = value.shape if point.resolution is None else (*value.shape[:2], point.resolution, point.resolution)
-        made.append(torch.zeros(shape, dtype=value.dtype, device=first.device))
-    return tuple(made)
+        made.append(torch.zeros(shape, dtype=value.dtype))
+    return tuple(placed(dyn.model, made))
+
+
+def _own_cost(given: Any) -> float:
+    try:
+        value = float(given)
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise PrecutError(f"metric must give the network's cost, a finite number from 0 up; got {given!r:.60}")
+    return value
 
 
 def cost(dyn: DynamicNet, point: Point, metric: str | Callable[[nn.Module], float], threads: int | None = 1) -> float:
@@ -43,15 +54,15 @@ def cost(dyn: DynamicNet, point: Point, metric: str | Callable[[nn.Module], floa
     """
     net = dyn.extract(point, uncalibrated=True)
     if callable(metric):
-        return float(metric(net))
+        return _own_cost(metric(net))
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
     example = example_of(dyn, point)
     if metric not in MEASURED:
         counts = summary(net, example)
         return float(counts.macs if metric == "macs" else counts.params)
-    fast: Any = compile_model(net.float(), tuple(item.float() for item in example), threads=threads)
-    inputs = tuple(item.float() for item in example)
+    inputs = tuple(item.float().cpu() for item in example)
+    fast: Any = compile_model(net.float().cpu(), inputs, threads=threads)
     if metric == "latency":
         return latency(fast, inputs, threads=threads, warmup=5, repeats=30, min_time=0.2).median
     with measure_energy() as energy:

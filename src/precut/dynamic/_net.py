@@ -14,7 +14,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from precut.dynamic._cut import Share, cut, shares
-from precut.dynamic._norms import NormState, batch_norms
+from precut.dynamic._data import placed
+from precut.dynamic._norms import NormState, batch_norms, check_norms
 from precut.dynamic._point import Point
 from precut.dynamic._space import DIMS, Space, listed
 from precut.errors import PrecutError, unknown
@@ -72,7 +73,8 @@ class DynamicNet(nn.Module):
         self._active = self._prepare(self.full)
 
     def _capture(self) -> None:
-        self.graph: Graph = capture(self.model, self._example)
+        self.graph: Graph = capture(self.model, placed(self.model, self._example))
+        check_norms(self.graph)
         self.space = Space(self.graph, self.dims)
 
     # ---- points ----------------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ class DynamicNet(nn.Module):
 
         A point's private statistics begin with the full network's, and the point is not calibrated yet.
         """
-        found = tuple(dict.fromkeys(self.space.check(point) for point in points))
+        found = tuple(dict.fromkeys(self.space.check(point) for point in listed("points", points, "points")))
         if not found:
             raise PrecutError("prepare got no points; dyn.ladder(...) and dyn.point(...) make some")
         for point in found:
@@ -224,6 +226,8 @@ class DynamicNet(nn.Module):
         side = subnet.point.resolution
         if side is not None:
             args, kwargs = resized(args, side), {key: resized((item,), side)[0] for key, item in kwargs.items()}
+        if self.training and self.norms == "recalibrated":
+            self.forget_statistics()  # of all points: they share the weights that are trained
         if subnet.template is None:
             return self.model(*args, **kwargs)
         assert subnet.state is not None
@@ -233,8 +237,8 @@ class DynamicNet(nn.Module):
             subnet.template.train(self.training)
         tensors = self._shared(subnet) | subnet.state.tensors()
         result = functional_call(subnet.template, tensors, args, kwargs, tie_weights=False)
-        if self.training:
-            subnet.state.calibrated.fill_(self.norms != "recalibrated")
+        if self.training and self.norms != "recalibrated":
+            subnet.state.calibrated.fill_(True)
         return result
 
     def extract(self, point: Point, uncalibrated: bool = False) -> nn.Module:
@@ -302,8 +306,11 @@ class DynamicNet(nn.Module):
         self, budgets: Sequence[float], metric: Any = "macs", rank: Any = "l1", align: int = 8, **options: Any
     ) -> list[Point]:
         """Points at budgets, largest first; they become ``points``. See :func:`precut.dynamic.make_ladder`."""
-        from precut.dynamic._ladder import make_ladder
+        from precut.dynamic._ladder import OPTIONS, make_ladder
 
+        for name in options:
+            if name not in OPTIONS:
+                raise unknown("option of ladder", name, OPTIONS)
         return make_ladder(self, budgets, metric, rank, align, **options)
 
     def recalibrate(

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["NormState", "batch_norms"]
+from precut.errors import PrecutError
+from precut.graph import Graph
+
+__all__ = ["NormState", "batch_norms", "check_norms"]
 
 
 def batch_norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
@@ -16,6 +19,20 @@ def batch_norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and module.track_running_stats and module.running_mean is not None:
             yield name, module
+
+
+def check_norms(graph: Graph) -> None:
+    """Raises a PrecutError where running statistics are kept that no subnet could have for itself: its own would be
+    written into the full network's."""
+    for node in graph.nodes:
+        if "running_mean" not in node.params or isinstance(node.module, _BatchNorm):
+            continue
+        if node.module is None:
+            raise PrecutError(f"{node.where} is called as a function: use nn.BatchNorm2d, whose statistics are known")
+        raise PrecutError(
+            f"{node.where} keeps running statistics, which subnets have of batch norms alone: pass "
+            "track_running_stats=False, or use nn.BatchNorm2d"
+        )
 
 
 class NormState(nn.Module):

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from precut._registry import Registry
-from precut.dynamic._data import batches_of
+from precut.dynamic._data import batches_of, placed
 from precut.dynamic._space import Width
-from precut.errors import PrecutError
+from precut.errors import PrecutError, unknown
 
 if TYPE_CHECKING:
     from precut.dynamic._net import DynamicNet
@@ -41,7 +41,14 @@ def channel_scores(dyn: DynamicNet, rank: Any, data: Any = None) -> dict[str, to
         PrecutError: an unknown rank, or one that cannot be told here.
     """
     if isinstance(rank, Mapping):
+        for name in rank:
+            if name not in dyn.space.widths:
+                raise unknown("width dimension in rank", name, dyn.space.widths, "dyn.space.widths")
         return {name: _given(name, dim, rank) for name, dim in dyn.space.widths.items()}
+    if not isinstance(rank, str):
+        raise PrecutError(
+            f"rank is a name of {', '.join(map(repr, ranks.names()))}, or scores by dimension; got {rank!r:.60}"
+        )
     rows = ranks[rank](dyn, data)
     found = {}
     for name, dim in dyn.space.widths.items():
@@ -67,9 +74,15 @@ def _parts(dim: Width, rows: Rows, axis: str) -> list[torch.Tensor]:
 
 
 def _given(name: str, dim: Width, rank: Mapping[str, Any]) -> torch.Tensor:
-    if name not in rank or len(rank[name]) != dim.size:
-        raise PrecutError(f"rank needs {dim.size} scores of dimension {name!r}")
-    return torch.as_tensor(rank[name], dtype=torch.float64, device="cpu")
+    try:
+        scores = torch.as_tensor(rank.get(name), dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        scores = torch.empty(0)
+    if tuple(scores.shape) != (dim.size,) or not bool(torch.isfinite(scores).all()):
+        raise PrecutError(
+            f"rank needs {dim.size} scores of dimension {name!r}, finite numbers in one row; got {rank.get(name)!r:.60}"
+        )
+    return scores
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -137,7 +150,13 @@ def _taylor(dyn: DynamicNet, data: Any) -> Rows:
     for images, labels in batches_of(data, _IMAGES, _BATCH, "rank='taylor'"):
         if labels is None:
             raise PrecutError("rank='taylor' needs labelled data: batches (images, labels), or a Dataset")
-        nn.functional.cross_entropy(model(images), labels, reduction="sum").backward()
+        images, labels = placed(model, (images, labels))
+        try:
+            nn.functional.cross_entropy(model(images), labels, reduction="sum").backward()
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise PrecutError(
+                f"rank='taylor' needs a network of one input that gives logits, and labels of its classes: {error}"
+            ) from error
     return {name: scores.square() for name, scores in _weight_times_gradient(model).items()}
 
 
@@ -153,6 +172,14 @@ def _synflow(dyn: DynamicNet, data: Any) -> Rows:
     for parameter in model.parameters():
         parameter.grad = None
         parameter.requires_grad_()
-    ones = [torch.ones(value.shape, dtype=torch.float64) for value in dyn.graph.inputs]
-    model(*ones).sum().backward()
+    ones = placed(model, [torch.ones(value.shape) for value in dyn.graph.inputs])
+    try:
+        result = model(*ones)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise PrecutError(
+            f"rank='synflow' needs a network that takes floating-point tensors alone: {error}"
+        ) from error
+    if not isinstance(result, torch.Tensor):
+        raise PrecutError(f"rank='synflow' needs a network that gives one tensor; got a {type(result).__name__}")
+    result.sum().backward()
     return _weight_times_gradient(model)

@@ -7,12 +7,14 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 
 from precut.dynamic._blocks import Block, find_blocks
 from precut.dynamic._classes import classes_of
+from precut.dynamic._data import placed
 from precut.dynamic._point import Point
 from precut.errors import PrecutError, unknown, whole
 from precut.graph import ChannelSpace, Graph
@@ -137,9 +139,9 @@ class Space:
         Raises:
             PrecutError: for names that the space does not have, and sizes that do not fit.
         """
-        if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 1:
+        if isinstance(width, bool) or not isinstance(width, Real) or not 0 < width <= 1:
             raise PrecutError(f"width is a share of the full widths, above 0 and at most 1; got {width!r}")
-        sizes = {name: self.scaled(dim, width, whole("align", align)) for name, dim in self.widths.items()}
+        sizes = {name: self.scaled(dim, float(width), whole("align", align)) for name, dim in self.widths.items()}
         given: dict[str, str] = {}
         if widths is not None and not isinstance(widths, Mapping):
             raise PrecutError(f"widths is a mapping, {{dimension: channels}}; got {widths!r:.80}")
@@ -149,23 +151,24 @@ class Space:
                 raise PrecutError(
                     f"{given[dimension]!r} and {name!r} are the same dimension: their channels are coupled"
                 )
-            sizes[dimension] = size
+            sizes[dimension] = whole(f"the width of {dimension!r}", size)
         skipped = listed("skip", skip, "names of residual blocks")
         for name in skipped:
             if name not in self.blocks:
                 raise unknown("residual block that can be skipped", name, self.blocks, "dyn.space.blocks")
         fewer: dict[str, int] = {}
         if isinstance(kss, Mapping):
-            fewer = dict(kss)
+            fewer = {name: whole(f"kss of layer {name!r}", size) for name, size in kss.items()}
         elif kss is not None:
             if not self.kernels:
                 raise PrecutError(f"kss={kss!r}: no layer has nested supports (Periodic(..., nested=True))")
-            fewer = {name: kss for name, most in self.kernels.items() if whole("kss", kss) < most}
+            size = whole("kss", kss)
+            fewer = {name: size for name, most in self.kernels.items() if size < most}
         made = Point(
             self.id,
             tuple(sizes.items()),
             tuple(set(skipped)),
-            resolution,
+            None if resolution is None else whole("resolution", resolution),
             tuple((name, size) for name, size in fewer.items() if size != self.kernels.get(name)),
         )
         return self.check(made)
@@ -242,8 +245,7 @@ class Space:
         example = self.graph.inputs[0]
         assert self.side is not None
         model, was = self.graph.model, self.graph.model.training
-        first = next(iter(model.parameters()), torch.zeros(()))
-        image = torch.zeros(1, example.shape[1], side, side, dtype=example.dtype, device=first.device)
+        image = placed(model, torch.zeros(1, example.shape[1], side, side, dtype=example.dtype))
         try:
             with torch.no_grad():
                 model.eval()(image)
@@ -255,8 +257,8 @@ class Space:
 
 
 def listed(name: str, given: Any, what: str) -> list[Any]:
-    """One name, or several, as a list."""
-    if isinstance(given, str):
+    """One name or point, or several, as a list."""
+    if isinstance(given, (str, Point)):
         return [given]
     if not isinstance(given, Iterable):
         raise PrecutError(f"{name} is one or several {what}; got {given!r:.80}")

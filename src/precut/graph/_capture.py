@@ -123,6 +123,14 @@ def _parameter_names(model: nn.Module, count: int) -> list[str]:
     return [names[i] if i < len(names) else f"input{i}" for i in range(count)]
 
 
+def _cannot_run(model: nn.Module, tensors: list[torch.Tensor], error: Exception) -> PrecutError:
+    shapes = ", ".join(f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for tensor in tensors)
+    why = (str(error).strip().splitlines() or [""])[0]
+    return PrecutError(
+        f"{type(model).__name__} cannot run on example_inputs of shape {shapes}: {type(error).__name__}: {why}"
+    )
+
+
 def capture(model: nn.Module, example_inputs: Any, *, training: bool | None = False) -> Graph:
     """Records what ``model`` computes on ``example_inputs``.
 
@@ -142,7 +150,7 @@ def capture(model: nn.Module, example_inputs: Any, *, training: bool | None = Fa
     Raises:
         PrecutError: when the program depends on a tensor's values (``bool()``, ``.item()`` ...), or reads a tensor
             that was overwritten in place through a view; the message names the operation and the line. Wrong arguments
-            likewise.
+            likewise, and examples on which the model fails (its own error is the cause).
     """
     if not isinstance(model, nn.Module):
         hint = f": pass an instance, {model.__name__}(...)" if isinstance(model, type) else ""
@@ -174,7 +182,12 @@ def capture(model: nn.Module, example_inputs: Any, *, training: bool | None = Fa
         ]
         modes = contextlib.nullcontext() if training is None else keeping_modes(model, training)
         with modes, _wrapped(model, recorder), listening(recorder.learned), recorder:
-            result = model(*given[: len(args)], **dict(zip(kwargs, given[len(args) :], strict=True)))
+            try:
+                result = model(*given[: len(args)], **dict(zip(kwargs, given[len(args) :], strict=True)))
+            except PrecutError:
+                raise
+            except Exception as error:
+                raise _cannot_run(model, originals, error) from error
         returned = rebuild(result, functools.partial(recorder.refer, what="the model's result"))
     recorder.stop = None  # a frame that held the recorder that held it would keep all the callers' tensors alive
     signature = (tuple(rebuild(args, lambda leaf: leaf)), dict(kwargs))
