@@ -144,8 +144,8 @@ class Replay(Flow):
             raise self._fail(node, "would get channels that it did not get before")
         if not np.array_equal(self._places.setdefault(key, places), places):
             raise self._fail(node, "would read parameters that it shares in two orders")
+        self.indices[key] = places
         for tensor in axis.tensors:
-            self.indices[key] = places
             if not np.array_equal(self._tied.setdefault((tensor.name, tensor.dim), places), places):
                 raise self._fail(node, f"would need {tensor.name!r}, which it shares, in two orders")
 

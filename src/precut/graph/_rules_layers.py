@@ -147,10 +147,13 @@ def _batch_norm(flow: Flow, node: Node) -> list[Labels]:
 def _group_norm(flow: Flow, node: Node) -> list[Labels]:
     labels = main_input(flow, node)
     codes = channels(node, labels, 1)
-    _per_channel(flow, node, codes, _names(flow, node, "weight", "bias"))
+    names = _names(flow, node, "weight", "bias")
+    _per_channel(flow, node, codes, names)
     if codes is not None:
         groups = node.attrs["num_groups"]
         if groups == node.inputs[0].shape[1]:
+            if node.module is not None and not names:
+                flow.read(node, node.path, "param", codes, ())  # the module's number of groups follows the channels
             if node.module is None and groups != len(codes):
                 raise UnfollowedError(f"{node.where} has a number of groups that is fixed in the model's code")
         else:
