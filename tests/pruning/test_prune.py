@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ import precut
 from precut.errors import PrecutError
 from precut.layers import SparseConv2d, SparseLinear
 from precut.ops import reference_only
-from precut.pruning import allocations, as_masks
+from precut.pruning import allocations, as_masks, score_weights
 from precut.pruning._select import Piece, keep_above, keep_highest
 
 X = torch.zeros(1, 3, 8, 8)
@@ -441,10 +443,66 @@ def test_wrong_uses() -> None:
         *(model, "random", 0.1, X, "erdos-renyi"),
         official=True,
     )
+    for options in ({"allocation": {"*": 0.1}}, {"min_per_layer": 3}, {"budget": "macs"}):
+        wrong(
+            f"structure '2:4' fixes how many weights there are; leave the {next(iter(options))} out",
+            *(model, "random", None, X),
+            **options,
+            structure="2:4",
+        )
+    wrong(
+        "on_round must be a function of (rounds done, rounds, weights left); got 5",
+        *(model, "random", 0.1, X),
+        on_round=5,
+    )
+    wrong("loss must be a function of (the model's result, targets); got 'ce'", model, "snip", 0.1, X, loss="ce")
+    wrong(
+        "the schedule must give a density from 0 to 1; it gave None at 0.5",
+        *(model, "random", 0.1, X),
+        rounds=2,
+        schedule=lambda done, density: None,
+    )
     with pytest.raises(PrecutError, match="as_masks takes a report of prune, or its model; got int"):
         as_masks(3)  # type: ignore[arg-type]
     with pytest.raises(PrecutError, match="as_masks found no sparse layer in the model"):
         as_masks(model)
+
+
+LABELS = torch.zeros(4, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("score", ["snip", "grasp"])
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((torch.zeros(4, 5, 6, 6), LABELS), r"\(4, 5, 6, 6\) torch.float32, \(4,\) torch.int64\): RuntimeError: "),
+        ((X.expand(4, -1, -1, -1), LABELS + 77), r"\(4, .*\) torch.float32, \(4,\) torch.int64\): IndexError: Target 77"),
+        ((np.zeros((4, *X.shape[1:]), np.float32), np.zeros(4)), r"\(4, .*\) float32, \(4,\) float64\): TypeError: "),
+    ],
+)
+def test_batches_that_do_not_fit(score: str, batch: tuple[Any, Any], message: str) -> None:
+    with pytest.raises(PrecutError, match=f"^the model and its loss do not take this batch of data \\({message}"):
+        precut.prune(net(), score, 0.1, X, data=[batch])
+
+
+def test_scores_that_are_none() -> None:
+    with pytest.raises(PrecutError, match=r"^score '<lambda>' must give a dict of tensors by layer; got int$"):
+        score_weights(net(), lambda network: 5, X)  # type: ignore[arg-type, return-value]
+    with pytest.raises(PrecutError, match=r"^masks holds '0' of shape list, which is no prunable layer's$"):
+        score_weights(net(), "magnitude", X, masks={"0": [1]})  # type: ignore[dict-item]
+
+
+def test_masks_of_layers_without_a_sparse_form() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    pruned, report = precut.prune(model, "magnitude", 0.3, X)
+    found = as_masks(pruned)
+    assert found.keys() == {"0", "2"}
+    assert all(torch.equal(mask, report.masks()[name]) for name, mask in found.items())
+
+
+def test_numbers_of_numpy_are_densities() -> None:
+    assert precut.prune(net(), "random", np.float32(0.25), X)[1].k == 110
+    assert precut.prune(net(), "random", None, X, {"*": np.float32(0.5)})[1].k == 220
 
 
 def test_the_tables_drive_the_lists() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +15,22 @@ from precut.pruning._registry import scores
 from precut.pruning._scores import Score
 
 __all__ = ["NTKSAP", "Force", "GraSP", "Snip"]
+
+
+@contextlib.contextmanager
+def _on_batch(inputs: Any, targets: Any) -> Iterator[None]:
+    """What the model or the loss says of a batch that it does not take is the user's to know."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shown = ", ".join(
+            f"{tuple(leaf.shape)} {leaf.dtype}" if hasattr(leaf, "shape") else type(leaf).__name__
+            for leaf in (*leaves(inputs), *leaves(targets))
+        )
+        why = (str(error).strip().splitlines() or [""])[0]
+        raise PrecutError(
+            f"the model and its loss do not take this batch of data ({shown}): {type(error).__name__}: {why}"
+        ) from error
 
 
 def _loss(network: Network, result: Any, targets: Any) -> torch.Tensor:
@@ -44,7 +62,9 @@ class Snip(Score):
         weights = network.effective()
         summed = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         for inputs, targets in network.batches():
-            for name, gradient in _gradients(_loss(network, network(inputs, weights), targets), weights).items():
+            with _on_batch(inputs, targets):
+                value = _loss(network, network(inputs, weights), targets)
+            for name, gradient in _gradients(value, weights).items():
                 summed[name] += gradient
         made = {name: (summed[name] * network.weight(name)).abs_() for name in weights}
         if network.official:
@@ -75,12 +95,14 @@ class GraSP(Score):
 
         def gradients(inputs: Any, targets: Any, graph: bool) -> dict[str, torch.Tensor]:
             weights = {name: network.masked(name, weight) for name, weight in held.items()}
-            result = network(inputs, weights)
-            if not isinstance(result, torch.Tensor):
-                raise PrecutError(
-                    f"grasp divides the model's result, a tensor; the model gives a {type(result).__name__}"
-                )
-            return _gradients(_loss(network, result / self.temperature, targets), held, graph)
+            with _on_batch(inputs, targets):
+                result = network(inputs, weights)
+                if not isinstance(result, torch.Tensor):
+                    raise PrecutError(
+                        f"grasp divides the model's result, a tensor; the model gives a {type(result).__name__}"
+                    )
+                value = _loss(network, result / self.temperature, targets)
+            return _gradients(value, held, graph)
 
         first = {name: torch.zeros_like(weight) for name, weight in held.items()}
         for inputs, targets in network.batches():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from precut.errors import PrecutError, unknown, whole
-from precut.layers import SparseLayer
+from precut.layers import SparseLayer, scattered
 from precut.pruning._allocation import Allocation, GivenDensities, allocation_of
 from precut.pruning._dead import drop_channels_, without_dead
 from precut.pruning._network import Network, prunable_layers
@@ -22,6 +23,7 @@ from precut.pruning._result import read_elsewhere, sparse_model
 from precut.pruning._rounds import Plan, ScoreFunction, run_rounds, score_of
 from precut.pruning._schedule import exponential, linear, schedule_of
 from precut.pruning._scores import Score
+from precut.pruning._select import check_scores
 from precut.pruning._structured import structure_of
 from precut.supports import SupportMaker, Unstructured
 
@@ -123,6 +125,8 @@ def _chosen(
     _check_density(density)
     rounds, least = whole("rounds", rounds), whole("min_per_layer", min_per_layer, 0)
     falling = schedule_of(schedule)
+    if on_round is not None and not callable(on_round):
+        raise PrecutError(f"on_round must be a function of (rounds done, rounds, weights left); got {on_round!r:.60}")
     if isinstance(allocation, str) and allocation.startswith(_LIKE):
         spread: Allocation = _like(network, allocation.removeprefix(_LIKE), density, falling)
     else:
@@ -136,8 +140,11 @@ def _chosen(
     if official:
         _check_official(allocation, falling, least, form)
     if form is not None and form.fixed:
-        if density is not None:
-            raise PrecutError(f"structure {str(form)!r} fixes how many weights there are; leave the density out")
+        free = {"density": density is None, "min_per_layer": not least, "budget": budget == "weights"}
+        free["allocation"] = isinstance(allocation, str) and allocation == "global"
+        for given, left_out in free.items():
+            if not left_out:
+                raise PrecutError(f"structure {str(form)!r} fixes how many weights there are; leave the {given} out")
         plan = Plan.make(network, 1.0, rounds, falling, allocation_of("global"), 0)
     else:
         plan = Plan.make(network, density, rounds, falling, spread, least, prices)
@@ -201,6 +208,8 @@ def make_network(
     layers, notes = prunable_layers(model, ignored_layers)
     if data is not None and not isinstance(data, Iterable):
         raise PrecutError(f"data must be an iterable of batches (inputs, targets); got {type(data).__name__}")
+    if loss is not None and not callable(loss):
+        raise PrecutError(f"loss must be a function of (the model's result, targets); got {loss!r:.60}")
     if isinstance(data, Iterator):
         data = list(data)  # some scores look twice
     args: tuple[Any, ...] = ()
@@ -223,7 +232,7 @@ def make_network(
 def _check_density(density: Any) -> None:
     if density is None:
         return
-    if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1:
+    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
         raise PrecutError(f"density must be a number above 0, up to 1 (kept / prunable weights); got {density!r}")
 
 
@@ -269,17 +278,22 @@ def score_weights(
         masks: of the dense weights' shapes, by layer: the network as pruned so far.
     """
     network = make_network(model, example_inputs, ignored_layers, data, loss, official, seed)
-    scorer, _ = score_of(score)
+    scorer, called = score_of(score)
     for name, mask in (masks or {}).items():
-        if name not in network.layers or tuple(mask.shape) != network.layers[name].shape:
-            raise PrecutError(f"masks holds {name!r} of shape {tuple(mask.shape)}, which is no prunable layer's")
+        shape = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
+        if name not in network.layers or shape != network.layers[name].shape:
+            raise PrecutError(f"masks holds {name!r} of shape {shape}, which is no prunable layer's")
         network.masks[name] = (mask != 0).to(network.layers[name].weight.device)
+    shapes = {name: layer.shape for name, layer in network.layers.items()}
     with network.evaluating():
-        return dict(scorer(network))
+        given = scorer(network)
+        check_scores(given, shapes, f"score {called!r}")
+        return {name: given[name] for name in shapes}
 
 
 def as_masks(pruned: nn.Module | PruneReport) -> dict[str, torch.Tensor]:
-    """Bool masks of the dense weights' shapes by layer name, for code that masks dense layers itself.
+    """Bool masks of the dense weights' shapes by layer name, for code that masks dense layers itself. Layers that hold
+    their weights through a parametrization are among them.
 
     Args:
         pruned: a report of :func:`prune`, or a model with sparse layers (then as they are now).
@@ -287,10 +301,17 @@ def as_masks(pruned: nn.Module | PruneReport) -> dict[str, torch.Tensor]:
     if isinstance(pruned, PruneReport):
         return pruned.masks()
     if isinstance(pruned, nn.Module):
-        found = {name: layer.support.mask() for name, layer in pruned.named_modules() if isinstance(layer, SparseLayer)}
+        found = {name: mask for name, layer in pruned.named_modules() if (mask := _mask_of(layer)) is not None}
         if found:
             return found
         raise PrecutError(
             "as_masks found no sparse layer in the model; pass the report, or the model that prune returned"
         )
     raise PrecutError(f"as_masks takes a report of prune, or its model; got {type(pruned).__name__}")
+
+
+def _mask_of(layer: nn.Module) -> torch.Tensor | None:
+    if isinstance(layer, SparseLayer):
+        return layer.support.mask()
+    held = scattered(layer)
+    return None if held is None else held.mask()

@@ -75,6 +75,7 @@ class Plan:
         prices: dict[str, int] | None = None,
     ) -> Plan:
         """The plan for a network; ``density`` None takes the allocation's own densities as they are."""
+        density = None if density is None else float(density)
         sizes = {name: layer.size * (prices or {}).get(name, 1) for name, layer in network.layers.items()}
         shares = allocation(network.layers)
         total = sum(sizes.values())
