@@ -176,6 +176,30 @@ WRONG = {
     ),
     "repeats": (lambda: design(1e3, "mobilenetv2", repeats=[[1]]), "repeats must be 7 lists of whole numbers from 1 up"),
     "depth": (lambda: design(9.0, "dense_mlp", depths=[2]), "each of depths must be a whole number of at least 3; got 2"),
+    "one width": (lambda: design(9.0, "random_densenet", widths=16), "widths must be a list of values to try; got 16"),
+    "one depth": (lambda: design(9.0, "dense_mlp", depths=5), "depths must be a list of values to try; got 5"),
+    "one multiplier": (lambda: design(9.0, "mobilenetv2", width_mults=1.1), "width_mults must be a list of values to try; "),
+    "one repeat": (lambda: design(9.0, "mobilenetv2", repeats=3), "repeats must be 7 lists of whole numbers from 1 up; got 3"),
+    "part of a block": (
+        lambda: design(9.0, "mobilenetv2", repeats=[[1.5, 2], *[[1, 2]] * 6]),
+        "repeats must be 7 lists of whole numbers from 1 up; got [[1.5, 2],",
+    ),
+    "one to search": (
+        lambda: design(9.0, "resnet20", search={"width_mult": 0.5}),
+        "search['width_mult'] must be a list of values to try; got 0.5",
+    ),
+    "a list to search": (lambda: design(9.0, "resnet20", search=[1]), "search is a mapping, {argument: [values to try]}"),  # type: ignore[arg-type]
+    "a word for shares": (lambda: design(9.0, "random_densenet", shares="abc"), "shares must be a list"),
+    "negative shares": (lambda: design(9.0, "random_densenet", shares=[-1, 1, 1]), "shares must be one number a cell"),
+    "depthwise": (lambda: design(9.0, "random_densenet", depthwise="no"), "depthwise must be True or False; got 'no'"),
+    "features": (
+        lambda: design(9.0, "dense_mlp", in_features=-3),
+        "in_features must be a whole number of at least 1; got -3",
+    ),
+    "a network of your own": (
+        lambda: design(nn.Sequential(nn.Linear(3, 3)), "mobilenetv2"),
+        "Sequential is not from create_model: pass its capture, precut.graph.capture(model, x)",
+    ),
     "shares": (lambda: design(9.0, "random_densenet", shares=[1.0]), "shares must be one number a cell"),
 }  # fmt: skip
 

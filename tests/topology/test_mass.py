@@ -153,6 +153,13 @@ def test_full_dense_cells(depth: int, cumulative: bool, bottleneck: bool) -> Non
     assert nn_mass(model, torch.zeros(1, 3, 8, 8)).mass == pytest.approx(6 * depth)
 
 
+@pytest.mark.parametrize("depth", [3, 5])
+def test_concatenations_however_written(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Dense(depth, False, False), torch.zeros(1, 3, 8, 8)
+    monkeypatch.setattr(torch, "cat", lambda items, dim: torch.hstack(items))
+    assert nn_mass(model, x).mass == pytest.approx(6 * depth)
+
+
 def iadd(a: Tensor, b: Tensor) -> Tensor:
     a += b
     return a

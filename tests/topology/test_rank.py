@@ -157,6 +157,11 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         "the accuracy of model 'b' must be a finite number; got 'b'",
     ),
     "not a number": (lambda: rank(MODELS, accuracies=[0.5, math.nan]), "must be a finite number; got nan"),
+    "one accuracy": (lambda: rank(MODELS, accuracies=0.5), "accuracies is one number a model, in a list or by name; got 0.5"),  # type: ignore[arg-type]
+    "labels of no class": (
+        lambda: zico(MODELS["a"], torch.zeros(4, 3, 8, 8), torch.full((4,), 99)),
+        "zico needs a network that gives logits for these inputs, and labels of its classes: Target 99",
+    ),
     "one model": (lambda: rank(MODELS["a"]), "rank compares several networks, in a list or by name; got one"),  # type: ignore[arg-type]
     "listed labels": (lambda: rank(MODELS, ["zico"], labels=[0] * 32), "labels must be a tensor; got list"),  # type: ignore[arg-type]
     "missing": (lambda: rank(MODELS, accuracies={"a": 1.0}), "accuracies has none for model 'b'"),

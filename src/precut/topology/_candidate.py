@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from precut.errors import PrecutError
 from precut.measure import LatencyReport
 from precut.models import create_model
 
-__all__ = ["Candidate", "Frame"]
+__all__ = ["Candidate", "Frame", "several"]
+
+
+def several(name: str, given: Any) -> list[Any]:
+    """The values to try, as a list.
+
+    Raises:
+        PrecutError: for a single one, or none.
+    """
+    made = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    if not made:
+        raise PrecutError(f"{name} must be a list of values to try; got {given!r:.60}")
+    return made
 
 
 @dataclass(frozen=True)

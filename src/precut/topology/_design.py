@@ -213,6 +213,10 @@ def _mass_of(target: Any, accuracy: float | None) -> float:
         return target.mass_at(accuracy)
     if accuracy is not None:
         raise PrecutError("accuracy= needs a fitted line as target: precut.topology.fit(masses, accuracies)")
+    if isinstance(target, nn.Module) and _spec_of(target) is None:
+        raise PrecutError(
+            f"{type(target).__name__} is not from create_model: pass its capture, precut.graph.capture(model, x)"
+        )
     if isinstance(target, (nn.Module, Graph)):
         return float(nn_mass(target))
     mass = float(target) if isinstance(target, (int, float, NNMass)) and not isinstance(target, bool) else math.nan
@@ -248,6 +252,8 @@ def _candidates(
     for name in options:
         if name not in known:
             raise unknown(f"option of design for {family!r}", name, known or ("search",))
+    if search is not None and not isinstance(search, Mapping):
+        raise PrecutError(f"search is a mapping, {{argument: [values to try]}}; got {search!r:.60}")
     if search is not None or family not in _OPTIONS:
         for name in search or {}:
             if name not in ("width_mult", *model_options(family)):

@@ -6,12 +6,13 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from precut.errors import PrecutError, whole
 from precut.models import LEAST_DEPTH
 from precut.models.random_densenet import is_small
-from precut.topology._candidate import Candidate, Frame
+from precut.topology._candidate import Candidate, Frame, several
 from precut.topology._closed_form import cell_degree, cell_links, cell_mass
 
 __all__ = ["DenseMlps", "RandomDenseNets"]
@@ -22,7 +23,7 @@ _DEEPEST = 40  # layers of a cell that are tried unless the caller says
 def _depths(depths: Sequence[int] | None) -> list[int]:
     if depths is None:
         return list(range(LEAST_DEPTH, _DEEPEST + 1))
-    return [whole("each of depths", depth, LEAST_DEPTH) for depth in depths]
+    return [whole("each of depths", depth, LEAST_DEPTH) for depth in several("depths", depths)]
 
 
 def _nearest(target: float, widths: Sequence[int], depth: int, shares: Sequence[float]) -> list[int] | None:
@@ -64,11 +65,17 @@ class RandomDenseNets:
 
     def candidates(self, target: float) -> Iterator[Candidate]:
         """For each depth the network whose mass is nearest to the target."""
-        widths = [whole("each of widths", width) for width in self.widths]
+        widths = [whole("each of widths", width) for width in several("widths", self.widths)]
+        whole("seed", self.seed, 0)
+        if not isinstance(self.depthwise, bool):
+            raise PrecutError(f"depthwise must be True or False; got {self.depthwise!r}")
         if self.frame.input_size < 4:
             raise PrecutError(f"random_densenet takes images of at least 4 pixels; got {self.frame.input_size}")
-        shares = self.shares or [width / sum(widths) for width in widths]
-        if len(shares) != len(widths) or not math.isclose(sum(shares), 1.0, rel_tol=1e-6):
+        shares = [width / sum(widths) for width in widths]
+        if self.shares is not None:
+            shares = several("shares", self.shares)
+        good = len(shares) == len(widths) and all(isinstance(share, Real) and share >= 0 for share in shares)
+        if not good or not math.isclose(sum(shares), 1.0, rel_tol=1e-6):
             raise PrecutError(
                 f"shares must be one number a cell, with the sum 1; got {shares!r} for {len(widths)} cells"
             )
@@ -157,6 +164,9 @@ class DenseMlps:
     def candidates(self, target: float) -> Iterator[Candidate]:
         """For each depth the network whose mass is nearest to the target."""
         whole("width", self.width)
+        whole("seed", self.seed, 0)
+        if self.in_features is not None:
+            whole("in_features", self.in_features)
         for depth in _depths(self.depths):
             links = _nearest(target, [self.width], depth, [1.0])
             if links is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from precut.errors import PrecutError, whole
 from precut.measure import summary
 from precut.models import create_model
 from precut.models.mobilenet import V2_REPEATS, V2_STAGES, is_small, make_divisible
-from precut.topology._candidate import Candidate, Frame
+from precut.topology._candidate import Candidate, Frame, several
 from precut.topology._cell import Cell
 from precut.topology._mass import as_graph, count_cells, of_cells
 
@@ -47,18 +48,25 @@ class MobileNets:
 
     def candidates(self, target: float, tolerance: float) -> Iterator[Candidate]:
         """All whose mass is within ``tolerance`` (a share) of the target."""
-        choices = self.repeats or [range(1, published + 2) for published in V2_REPEATS]
-        lists = len(choices) == len(V2_STAGES) and all(isinstance(choice, Iterable) for choice in choices)
-        if not lists or any(not list(choice) or min(choice) < 1 for choice in choices):
-            raise PrecutError(
-                f"repeats must be {len(V2_STAGES)} lists of whole numbers from 1 up; got {self.repeats!r}"
-            )
-        grid = np.array(list(itertools.product(*choices)), np.int64)
-        for width_mult in self.width_mults:
+        grid = np.array(list(itertools.product(*self._repeats())), np.int64)
+        for width_mult in several("width_mults", self.width_mults):
             base, steps = self._parts(width_mult)
             counts = base + (grid - 1) @ steps
             for row in np.flatnonzero(np.abs(counts[:, 0] - target) <= tolerance * target + 1e-9):
                 yield self._candidate(width_mult, grid[row].tolist(), counts[row].tolist())
+
+    def _repeats(self) -> list[list[int]]:
+        if self.repeats is None:
+            return [list(range(1, published + 2)) for published in V2_REPEATS]
+        try:
+            choices = [[operator.index(count) for count in choice] for choice in self.repeats]
+        except TypeError:
+            choices = []
+        if len(choices) != len(V2_STAGES) or any(not choice or min(choice) < 1 for choice in choices):
+            raise PrecutError(
+                f"repeats must be {len(V2_STAGES)} lists of whole numbers from 1 up; got {self.repeats!r}"
+            )
+        return choices
 
     def _candidate(self, width_mult: float, repeats: list[int], counts: list[float]) -> Candidate:
         mass, links, neurons, params, macs, depth = counts
@@ -132,14 +140,14 @@ class AnyModels:
 
     def candidates(self, target: float, tolerance: float) -> Iterator[Candidate]:
         """All whose mass is within ``tolerance`` (a share) of the target."""
-        if not self.search or any(isinstance(values, str) or not list(values) for values in self.search.values()):
+        if not self.search:
             raise PrecutError(
                 f"design of {self.model!r} needs search=, arguments and the values to try, such as "
                 f"{{'width_mult': [0.5, 0.75, 1.0]}}; got {dict(self.search)!r}"
             )
-        size = math.prod(len(list(values)) for values in self.search.values())
-        whole("networks in the search", size, 1, _MOST)
-        for values in itertools.product(*self.search.values()):
+        tried = [several(f"search[{name!r}]", values) for name, values in self.search.items()]
+        whole("networks in the search", math.prod(map(len, tried)), 1, _MOST)
+        for values in itertools.product(*tried):
             candidate = self._counted(dict(zip(self.search, values, strict=True)))
             if abs(candidate.mass - target) <= tolerance * target + 1e-9:
                 yield candidate

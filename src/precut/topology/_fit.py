@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ class MassLine:
         if not 0 < level < 1:
             raise PrecutError(f"level must be between 0 and 1; got {level!r}")
         x = self._scaled(self.masses)
-        at = float(self._scaled(mass))
+        at = float(self._scaled(_number("mass", mass)))
         total = float(((x - x.mean()) ** 2).sum())
         spread = 1 / self.n + (at - float(x.mean())) ** 2 / total + (of == "model")
         half = student_quantile((1 + level) / 2, self.n - 2) * self.residual * math.sqrt(spread)
@@ -216,9 +217,12 @@ def fit(
     """
     if scale not in ("linear", "log"):
         raise PrecutError(f"scale must be 'linear' or 'log'; got {scale!r}")
+    for name, given in (("masses", masses), ("accuracies", accuracies), ("params", params)):
+        if not isinstance(given, (list, tuple, np.ndarray, Mapping, NoneType)) or (given is None and name != "params"):
+            raise PrecutError(f"fit takes lists, the masses (or models) and the accuracies; {name} is {given!r:.60}")
     if params is None and len(masses) and all(isinstance(item, nn.Module) for item in masses):
         params = [sum(p.numel() for p in item.parameters()) for item in masses if isinstance(item, nn.Module)]
-    if isinstance(masses, Mapping) or isinstance(accuracies, Mapping):
+    if any(isinstance(given, Mapping) for given in (masses, accuracies, params)):
         raise PrecutError("fit takes lists, the masses (or models) and the accuracies in one order; got a dict")
     numbers = [float(nn_mass(item)) if isinstance(item, nn.Module) else _number("mass", item) for item in masses]
     if len(numbers) != len(accuracies) or len(numbers) < _LEAST or (params is not None and len(params) != len(numbers)):
@@ -242,7 +246,10 @@ def fit(
     residual = math.sqrt(float(residuals @ residuals) / (len(x) - 2))
     others: dict[str, Any] = {}
     if params is not None:
-        sizes = np.log(np.array([float(value) for value in params]))
+        counts = np.array([_number("parameter count", value) for value in params])
+        if not np.isfinite(counts).all() or (counts <= 0).any():
+            raise PrecutError(f"each parameter count must be a number above 0; got {counts.min():g}")
+        sizes = np.log(counts)
         low, high = bootstrap_interval(lambda a, b, c: _r_squared(a, c) - _r_squared(b, c), x, sizes, y, seed=seed)
         others = {
             "params_r_squared": _r_squared(sizes, y),

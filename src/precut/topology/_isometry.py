@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -144,12 +145,15 @@ def isometry(
     if not isinstance(x, Tensor) or x.ndim < 2 or not len(x) or not x.is_floating_point():
         shown = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise PrecutError(f"isometry takes a batch of floating-point inputs (N, ...); got {shown}")
+    if not bool(torch.isfinite(x).all()):
+        raise PrecutError("isometry takes finite inputs; there is NaN or infinity in x")
     if batch_norm not in ("running", "batch"):
         raise PrecutError(f"batch_norm must be 'running' or 'batch'; got {batch_norm!r}")
     whole("exact_side", exact_side, 0)
     whole("max_steps", max_steps)
     whole("max_probes", max_probes)
-    if not 0 < tolerance < 1:
+    whole("seed", seed, 0)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 0 < tolerance < 1:
         raise PrecutError(f"tolerance must be a share between 0 and 1; got {tolerance!r}")
     if batch_norm == "batch":
         model = with_batch_statistics(model, x)
@@ -183,6 +187,10 @@ def with_batch_statistics(model: nn.Module, x: Tensor) -> nn.Module:
             model(x)
     except ValueError as error:
         raise PrecutError(f"batch_norm='batch' needs more inputs: {error}") from None
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise PrecutError(
+            f"{type(model).__name__} cannot run on inputs of shape {tuple(x.shape)} {x.dtype}: {error}"
+        ) from error
     return model.eval()
 
 

@@ -133,7 +133,12 @@ def zico(model: nn.Module, inputs: Tensor, labels: Tensor, batches: int = 2) -> 
     rows: list[list[Tensor]] = []
     for part in range(batches):
         places = slice(part * size, (part + 1) * size)
-        loss = F.cross_entropy(copied(inputs[places]), labels[places])
+        try:
+            loss = F.cross_entropy(copied(inputs[places]), labels[places])
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise PrecutError(
+                f"zico needs a network that gives logits for these inputs, and labels of its classes: {error}"
+            ) from error
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         rows.append([torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)])
     score = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,6 +195,8 @@ def _accuracies(
         if missing:
             raise PrecutError(f"accuracies has none for model {missing[0]!r}")
         return {name: _accuracy(name, accuracies[name]) for name in models}
+    if isinstance(accuracies, str) or not isinstance(accuracies, Sized):
+        raise PrecutError(f"accuracies is one number a model, in a list or by name; got {accuracies!r:.60}")
     if len(accuracies) != len(models):
         raise PrecutError(f"rank got {len(models)} models and {len(accuracies)} accuracies; expected one a model")
     return {name: _accuracy(name, value) for name, value in zip(models, accuracies, strict=True)}

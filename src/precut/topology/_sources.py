@@ -26,7 +26,7 @@ _OF_CHANNELS = ("cat", "index_select", "chunk", "split", "narrow", "flip", "roll
 # Operations whose effect on channels depends on all dimensions.
 _OF_SHAPES = (
     "reshape", "flatten", "transpose", "permute", "movedim", "unsqueeze", "squeeze", "expand", "expand_as", "stack",
-    "unbind", "select", "pixel_shuffle", "pixel_unshuffle",
+    "unbind", "select", "pixel_shuffle", "pixel_unshuffle", "torch.hstack", "torch.dstack", "torch.vstack",
 )  # fmt: skip
 
 
