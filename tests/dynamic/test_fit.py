@@ -164,7 +164,9 @@ def test_a_ladder_by_measured_cost_goes_on_with_its_points(tmp_path: Path, monke
     whole, uninterrupted = train_ladder(copy.deepcopy(first), DATA, recipe, callbacks=[Crash(0)], **run)
     assert dyn.points == whole.points
     assert result.points == uninterrupted.points
-    with pytest.raises(PrecutError, match=r"^cannot resume .*: budgets is \[1\.0, 0\.5\] here, but the run began with \["):
+    with pytest.raises(
+        PrecutError, match=r"^cannot resume .*: budgets is \[1\.0, 0\.5\] here, but the run began with \["
+    ):
         train_ladder(first, DATA, recipe, tmp_path, resume=True, **{**run, "budgets": [1, 0.5]})
 
 

@@ -260,7 +260,14 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: dynamic().point(skip="stages.1.0"), "unknown residual block that can be skipped 'stages.1.0'"),
     (lambda: dynamic().point(skip=1), "skip is one or several names of residual blocks; got 1"),
     (lambda: dynamic("speednet").point(resolution=4), "this network cannot take images of 4 pixels: "),
-    (lambda: dynamic(dims=["width"]).point(resolution=24), "resolution=24: this network's input is no batch of images, or"),
+    (
+        lambda: dynamic(dims=["width"]).point(resolution=24),
+        "resolution=24: this network's input is no batch of square images, or",
+    ),
+    (
+        lambda: make_dynamic(precut.create_model("resnet8"), X[..., :24]).point(resolution=16),
+        "resolution=16: this network's input is no batch of square images, or",
+    ),
     (lambda: dynamic().point(kss=2), "kss=2: no layer has nested supports (Periodic(..., nested=True))"),
     (lambda: nested().point(kss={"stem.0": 2}), "unknown layer with nested supports 'stem.0'"),
     (lambda: nested().point(kss=0), "kss must be a whole number of at least 1; got 0"),

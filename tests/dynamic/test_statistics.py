@@ -121,6 +121,21 @@ def test_training_one_point_makes_measured_statistics_of_all_stale() -> None:
         assert not any(dyn.calibrated(point) for point in points)
 
 
+def test_a_frozen_norm_stays_frozen_in_subnets() -> None:
+    dyn = make_dynamic(precut.create_model("resnet8"), X.float())
+    point = dyn.point(0.5)
+    dyn.train().set_point(point)
+    dyn.model.get_submodule("stem.1").eval()
+    before = {name: tensor.clone() for name, tensor in dyn.own_tensors(point).items()}
+    dyn(X.float())
+    changed = {name for name, tensor in dyn.own_tensors(point).items() if not torch.equal(tensor, before[name])}
+    assert "stages.0.0.body.1.running_mean" in changed
+    assert not {name for name in changed if name.startswith("stem.1.")}
+    assert not dyn.calibrated(point)  # the frozen one's are the full network's
+    dyn.train()(X.float())
+    assert dyn.calibrated(point)
+
+
 def test_statistics_move_with_the_network() -> None:
     dyn = dynamic()
     point = dyn.point(0.5)

@@ -49,7 +49,15 @@ def test_norms_over_channels_allow_permutations_and_no_drops(
 
 
 @pytest.mark.parametrize(
-    "norm", [nn.GroupNorm(6, 6), nn.GroupNorm(6, 6, affine=False), nn.InstanceNorm2d(6, affine=True), nn.BatchNorm2d(6), nn.PReLU(6), nn.PReLU()]
+    "norm",
+    [
+        nn.GroupNorm(6, 6),
+        nn.GroupNorm(6, 6, affine=False),
+        nn.InstanceNorm2d(6, affine=True),
+        nn.BatchNorm2d(6),
+        nn.PReLU(6),
+        nn.PReLU(),
+    ],
 )
 def test_norms_of_each_channel_allow_both(norm: nn.Module) -> None:
     model, spaces = net(lambda m, x: m.norm(m.one(x)), 6, one=nn.Conv2d(4, 6, 1), norm=norm)

@@ -4,8 +4,8 @@ flow is conserved, and that removing dead weights changes no output."""
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from collections import defaultdict
+from fractions import Fraction
 from itertools import product
 
 import pytest

@@ -476,7 +476,10 @@ LABELS = torch.zeros(4, dtype=torch.int64)
     ("batch", "message"),
     [
         ((torch.zeros(4, 5, 6, 6), LABELS), r"\(4, 5, 6, 6\) torch.float32, \(4,\) torch.int64\): RuntimeError: "),
-        ((X.expand(4, -1, -1, -1), LABELS + 77), r"\(4, .*\) torch.float32, \(4,\) torch.int64\): IndexError: Target 77"),
+        (
+            (X.expand(4, -1, -1, -1), LABELS + 77),
+            r"\(4, .*\) torch.float32, \(4,\) torch.int64\): IndexError: Target 77",
+        ),
         ((np.zeros((4, *X.shape[1:]), np.float32), np.zeros(4)), r"\(4, .*\) float32, \(4,\) float64\): TypeError: "),
     ],
 )

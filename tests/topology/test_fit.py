@@ -90,8 +90,14 @@ WRONG = {
     "few": (lambda: fit([1, 2], [1, 2]), "for at least 3 models; got 2 masses, 2 accuracies"),
     "lengths": (lambda: fit([1, 2, 3], [1, 2]), "got 3 masses, 2 accuracies"),
     "params": (lambda: fit([1, 2, 3], [1, 2, 3], [4]), "3 accuracies, 1 parameter counts"),
-    "no parameters": (lambda: fit([1, 2, 3], [1, 2, 3], [0, 1, 2]), "each parameter count must be a number above 0; got 0"),
-    "fewer than none": (lambda: fit([1, 2, 3], [1, 2, 3], [-5, 1, 2]), "each parameter count must be a number above 0; got -5"),
+    "no parameters": (
+        lambda: fit([1, 2, 3], [1, 2, 3], [0, 1, 2]),
+        "each parameter count must be a number above 0; got 0",
+    ),
+    "fewer than none": (
+        lambda: fit([1, 2, 3], [1, 2, 3], [-5, 1, 2]),
+        "each parameter count must be a number above 0; got -5",
+    ),
     "a word of parameters": (
         lambda: fit([1, 2, 3], [1, 2, 3], ["a", 1, 2]),  # type: ignore[list-item]
         "each parameter count must be a number; got 'a'",

@@ -274,8 +274,14 @@ WRONG = {
     "norms": (lambda: isometry(MLP, torch.zeros(2, 3), batch_norm="x"), "batch_norm must be 'running' or 'batch'"),
     "tolerance": (lambda: isometry(MLP, torch.zeros(2, 3), tolerance=0), "a share between 0 and 1; got 0"),
     "a word": (lambda: isometry(MLP, torch.zeros(2, 3), tolerance="a"), "a share between 0 and 1; got 'a'"),  # type: ignore[arg-type]
-    "not finite": (lambda: isometry(MLP, torch.full((2, 3), torch.nan)), "isometry takes finite inputs; there is NaN or"),
-    "wrong features": (lambda: isometry(MLP, torch.zeros(2, 4)), "cannot run on example_inputs of shape (2, 4) float32"),
+    "not finite": (
+        lambda: isometry(MLP, torch.full((2, 3), torch.nan)),
+        "isometry takes finite inputs; there is NaN or",
+    ),
+    "wrong features": (
+        lambda: isometry(MLP, torch.zeros(2, 4)),
+        "cannot run on example_inputs of shape (2, 4) float32",
+    ),
     "wrong features, batch": (
         lambda: isometry(MLP, torch.zeros(2, 4), batch_norm="batch"),
         "cannot run on inputs of shape (2, 4) torch.float32: ",

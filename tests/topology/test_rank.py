@@ -157,7 +157,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         "the accuracy of model 'b' must be a finite number; got 'b'",
     ),
     "not a number": (lambda: rank(MODELS, accuracies=[0.5, math.nan]), "must be a finite number; got nan"),
-    "one accuracy": (lambda: rank(MODELS, accuracies=0.5), "accuracies is one number a model, in a list or by name; got 0.5"),  # type: ignore[arg-type]
+    "one accuracy": (
+        lambda: rank(MODELS, accuracies=0.5),
+        "accuracies is one number a model, in a list or by name; got 0.5",
+    ),  # type: ignore[arg-type]
     "labels of no class": (
         lambda: zico(MODELS["a"], torch.zeros(4, 3, 8, 8), torch.full((4,), 99)),
         "zico needs a network that gives logits for these inputs, and labels of its classes: Target 99",

@@ -93,15 +93,20 @@ class Share:
         return self.is_view and all(part[0] == 0 for part in self.dims or ())
 
 
-def shares(model: nn.Module, space: Space, point: Point) -> tuple[nn.Module, dict[str, tuple[str, Share]]]:
-    """The subnet's structure, and for every floating-point parameter and buffer of it where it lies in the full network.
+def shares(
+    model: nn.Module, space: Space, point: Point
+) -> tuple[nn.Module, dict[str, tuple[str, Share]], list[tuple[nn.Module, nn.Module]]]:
+    """The subnet's structure, for every floating-point parameter and buffer of it where it lies in the full network, and
+    which modules of that its modules stand for.
 
     Found by cutting a copy whose tensors hold their own positions: whatever an edit does, it does to these too.
 
     Returns:
-        (the module, whose tensors hold positions and are worthless; name in it to (name in ``model``, Share)).
+        (the module, whose tensors hold positions and are worthless; name in it to (name in ``model``, Share); pairs of a
+        module in it and one in ``model``).
     """
-    counted = copy.deepcopy(model)
+    copies: dict[int, Any] = {}
+    counted = copy.deepcopy(model, copies)
     shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(counted)}
     for _, tensor in _tensors(counted):
         tensor.data = torch.arange(1, tensor.numel() + 1, dtype=torch.float64).reshape(tensor.shape)
@@ -112,7 +117,9 @@ def shares(model: nn.Module, space: Space, point: Point) -> tuple[nn.Module, dic
     for name, tensor in _tensors(counted):
         source = known[id(tensor)]
         found[name] = source, _share(tensor, shapes[source])
-    return counted, found
+    left = set(counted.modules())
+    twins = [(own, full) for full in model.modules() if (own := copies.get(id(full))) in left]
+    return counted, found, twins
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -7,10 +7,10 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -157,13 +157,13 @@ class JointObjective(Objective):
             raise unknown("mode", mode, MODES)
         if balance not in BALANCES:
             raise unknown("balance", balance, BALANCES)
-        if isinstance(distill, bool) or not isinstance(distill, Real) or not 0 <= distill <= 1:
+        if isinstance(distill, bool) or not isinstance(distill, (int, float, np.number)) or not 0 <= distill <= 1:
             raise PrecutError(f"distill is a share of the loss, from 0 to 1; got {distill!r}")
         self.dyn, self.dataset = dyn, dataset
         self.points = list(dyn.points)
         given = [1.0] * len(self.points) if weights is None else weights
         good = isinstance(given, (list, tuple)) and len(given) == len(self.points)
-        if not good or not all(isinstance(w, Real) and 0 < w < math.inf for w in given):
+        if not good or not all(isinstance(w, (int, float, np.number)) and 0 < w < math.inf for w in given):
             raise PrecutError(f"weights needs {len(self.points)} numbers above 0, one for each point; got {weights!r}")
         self.weights = [float(weight) for weight in given]
         self.mode, self.sampled = mode, whole("sampled", sampled, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,7 +125,7 @@ def _checked_floors(dyn: DynamicNet, floor: Any) -> dict[str, float]:
     for name, share in given.items():
         if name not in known:
             raise unknown("width dimension in floor", name, known, "dyn.space.widths")
-        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1:
+        if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not 0 <= share <= 1:
             raise PrecutError(f"floor is a share of each dimension, from 0 to 1; got {share!r}")
     return {name: given.get(name, _FLOOR) for name in known}
 

@@ -39,12 +39,20 @@ class _Subnet:
         template: the subnet's module; its parameters are replaced in every call. None for the full network.
         sources: (name in the template, module and key in the full network, what of it).
         state: its private tensors; None for the full network, which has its own.
+        twins: pairs of a module in the template and the one in the full network that it stands for.
     """
 
     point: Point
     template: nn.Module | None
     sources: list[tuple[str, nn.Module, str, Share]]
     state: NormState | None
+    twins: list[tuple[nn.Module, nn.Module]]
+
+    def follow_modes(self) -> None:
+        """Training or eval mode, module by module, as in the full network: some may be frozen on purpose."""
+        for own, full in self.twins:
+            if own.training != full.training:
+                own.training = full.training
 
 
 class DynamicNet(nn.Module):
@@ -113,10 +121,10 @@ class DynamicNet(nn.Module):
 
     def _prepare(self, point: Point) -> _Subnet:
         if point == self.full:
-            subnet = _Subnet(point, None, [], None)
+            subnet = _Subnet(point, None, [], None, [])
             self._subnets[point] = subnet
             return subnet
-        template, found = shares(self.model, self.space, point)
+        template, found, twins = shares(self.model, self.space, point)
         owners = dict(self.model.named_modules(remove_duplicate=False))
         sources = []
         for name, (source, share) in found.items():
@@ -126,13 +134,12 @@ class DynamicNet(nn.Module):
             path, _, key = name.rpartition(".")
             template.get_submodule(path)._parameters[key] = nn.Parameter(tensor.to("meta"), tensor.requires_grad)
         norms = [name for name, _ in batch_norms(template)]
-        subnet = _Subnet(point, template, sources, None)
+        subnet = _Subnet(point, template, sources, None, twins)
         subnet.state = NormState(self._shared(subnet), norms, self.norms == "private")
         subnet.state.to(device=next(self.model.parameters()).device)
         self.states[f"p{len(self.states)}"] = subnet.state
         own = set(subnet.state.tensors())
         subnet.sources = [row for row in sources if row[0] not in own]
-        template.train(self.training)
         self._subnets[point] = subnet
         return subnet
 
@@ -233,11 +240,10 @@ class DynamicNet(nn.Module):
         assert subnet.state is not None
         if not self.training:
             self._check_calibrated(subnet)
-        if subnet.template.training != self.training:
-            subnet.template.train(self.training)
+        subnet.follow_modes()
         tensors = self._shared(subnet) | subnet.state.tensors()
         result = functional_call(subnet.template, tensors, args, kwargs, tie_weights=False)
-        if self.training and self.norms != "recalibrated":
+        if self.training and self.norms != "recalibrated" and all(n.training for _, n in batch_norms(subnet.template)):
             subnet.state.calibrated.fill_(True)
         return result
 

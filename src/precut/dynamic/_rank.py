@@ -176,9 +176,7 @@ def _synflow(dyn: DynamicNet, data: Any) -> Rows:
     try:
         result = model(*ones)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise PrecutError(
-            f"rank='synflow' needs a network that takes floating-point tensors alone: {error}"
-        ) from error
+        raise PrecutError(f"rank='synflow' needs a network that takes floating-point tensors alone: {error}") from error
     if not isinstance(result, torch.Tensor):
         raise PrecutError(f"rank='synflow' needs a network that gives one tensor; got a {type(result).__name__}")
     result.sum().backward()

@@ -7,9 +7,9 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 
 from precut.dynamic._blocks import Block, find_blocks
@@ -55,7 +55,7 @@ class Space:
         fixed: why other layers' channels cannot be cut, by layer.
         blocks: residual blocks that can be skipped, by name.
         kernels: largest kernel support size of the layers whose supports nest, by name.
-        resizable: whether the input is one batch of images, whose side can be chosen.
+        resizable: whether the input is one batch of square images, whose side can be chosen.
         id: fingerprint; points carry it.
     """
 
@@ -75,7 +75,8 @@ class Space:
         self.kernels: dict[str, int] = {}
         if "kernel" in chosen:
             self.kernels = {name: maker.kss for name, module in modules.items() if (maker := _nested(module))}
-        images = len(graph.inputs) == 1 and len(graph.inputs[0].shape) == 4
+        shape = graph.inputs[0].shape if len(graph.inputs) == 1 else ()
+        images = len(shape) == 4 and shape[2] == shape[3]
         self.resizable = "resolution" in chosen and images
         self.side = int(graph.inputs[0].shape[-1]) if images else None
         if not (self.widths or self.blocks or self.kernels):
@@ -139,7 +140,7 @@ class Space:
         Raises:
             PrecutError: for names that the space does not have, and sizes that do not fit.
         """
-        if isinstance(width, bool) or not isinstance(width, Real) or not 0 < width <= 1:
+        if isinstance(width, bool) or not isinstance(width, (int, float, np.number)) or not 0 < width <= 1:
             raise PrecutError(f"width is a share of the full widths, above 0 and at most 1; got {width!r}")
         sizes = {name: self.scaled(dim, float(width), whole("align", align)) for name, dim in self.widths.items()}
         given: dict[str, str] = {}
@@ -238,7 +239,7 @@ class Space:
     def _check_side(self, side: int) -> None:
         if not self.resizable:
             raise PrecutError(
-                f"resolution={side!r}: this network's input is no batch of images, or resolution is not among dims"
+                f"resolution={side!r}: this network's input is no batch of square images, or resolution is not among dims"
             )
         if whole("resolution", side) in self._sides:
             return

@@ -6,9 +6,9 @@ import fnmatch
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from precut.errors import PrecutError, unknown
@@ -87,7 +87,7 @@ class GivenDensities(Allocation):
     def __init__(self, densities: Mapping[str, float]) -> None:
         self.densities = dict(densities)
         for name, value in self.densities.items():
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
                 raise PrecutError(f"the density of layer {name!r} must be a number from 0 to 1; got {value!r}")
 
     def __call__(self, layers: Layers) -> dict[str, float] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -232,7 +232,7 @@ def make_network(
 def _check_density(density: Any) -> None:
     if density is None:
         return
-    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
+    if isinstance(density, bool) or not isinstance(density, (int, float, np.number)) or not 0 < density <= 1:
         raise PrecutError(f"density must be a number above 0, up to 1 (kept / prunable weights); got {density!r}")
 
 

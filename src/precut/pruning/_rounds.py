@@ -79,6 +79,7 @@ class Plan:
         sizes = {name: layer.size * (prices or {}).get(name, 1) for name, layer in network.layers.items()}
         shares = allocation(network.layers)
         total = sum(sizes.values())
+        final: dict[str, int] | None = None
         if density is None:
             if shares is None or allocation.relative:
                 raise PrecutError(
@@ -89,7 +90,8 @@ class Plan:
             density = kept / total
         else:
             kept = count_of(density, total)
-            final = None if shares is None else counts_for(sizes, shares, kept)
+            if shares is not None:
+                final = counts_for(sizes, shares, kept)
         if kept < 1:
             raise PrecutError("the densities leave no weight at all")
         plan = cls(density, rounds, schedule, allocation, kept, sizes, final, prices=prices)

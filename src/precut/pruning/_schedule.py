@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
+
+import numpy as np
 
 from precut.errors import PrecutError
 from precut.pruning._registry import schedules
@@ -42,6 +43,6 @@ def kept_after(
     if done == rounds:
         return kept
     now = schedule(done / rounds, density)
-    if not isinstance(now, Real) or not 0 <= now <= 1:
+    if not isinstance(now, (int, float, np.number)) or not 0 <= now <= 1:
         raise PrecutError(f"the schedule must give a density from 0 to 1; it gave {now!r} at {done / rounds:.3g}")
     return min(size, max(kept, math.ceil(now * size)))

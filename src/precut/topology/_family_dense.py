@@ -6,8 +6,9 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from precut.errors import PrecutError, whole
 from precut.models import LEAST_DEPTH
@@ -74,7 +75,9 @@ class RandomDenseNets:
         shares = [width / sum(widths) for width in widths]
         if self.shares is not None:
             shares = several("shares", self.shares)
-        good = len(shares) == len(widths) and all(isinstance(share, Real) and share >= 0 for share in shares)
+        good = len(shares) == len(widths) and all(
+            isinstance(share, (int, float, np.number)) and share >= 0 for share in shares
+        )
         if not good or not math.isclose(sum(shares), 1.0, rel_tol=1e-6):
             raise PrecutError(
                 f"shares must be one number a cell, with the sum 1; got {shares!r} for {len(widths)} cells"

@@ -246,10 +246,10 @@ def fit(
     residual = math.sqrt(float(residuals @ residuals) / (len(x) - 2))
     others: dict[str, Any] = {}
     if params is not None:
-        counts = np.array([_number("parameter count", value) for value in params])
-        if not np.isfinite(counts).all() or (counts <= 0).any():
-            raise PrecutError(f"each parameter count must be a number above 0; got {counts.min():g}")
-        sizes = np.log(counts)
+        held = np.array([_number("parameter count", value) for value in params])
+        if not np.isfinite(held).all() or (held <= 0).any():
+            raise PrecutError(f"each parameter count must be a number above 0; got {held.min():g}")
+        sizes = np.log(held)
         low, high = bootstrap_interval(lambda a, b, c: _r_squared(a, c) - _r_squared(b, c), x, sizes, y, seed=seed)
         others = {
             "params_r_squared": _r_squared(sizes, y),

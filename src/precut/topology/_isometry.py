@@ -7,9 +7,9 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -153,7 +153,7 @@ def isometry(
     whole("max_steps", max_steps)
     whole("max_probes", max_probes)
     whole("seed", seed, 0)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 0 < tolerance < 1:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.number)) or not 0 < tolerance < 1:
         raise PrecutError(f"tolerance must be a share between 0 and 1; got {tolerance!r}")
     if batch_norm == "batch":
         model = with_batch_statistics(model, x)

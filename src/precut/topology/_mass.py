@@ -137,10 +137,10 @@ def nn_mass(model: nn.Module | Graph, example_inputs: Any = None) -> NNMass:
     """NN-Mass (Bhardwaj, Li, Marculescu, CVPR 2021, arXiv 1910.00780): how much of a network long-range links carry.
 
     Counted in the graph, however the model's code writes its links: ``+``, ``+=``, ``torch.add``, ``torch.cat``,
-    ``torch.hstack`` (not ``torch.stack(...).sum(0)``, which is no addition of two). A cell
-    of concatenating layers has mass width x depth x density, where density is linked channels over those that could be
-    linked; a block that ends in an addition has the mass of the published forms for residual, bottleneck and inverted
-    residual blocks, a projection on the skip counting as the skip. The network's mass is the sum.
+    ``torch.hstack`` (not ``torch.stack(...).sum(0)``, which is no addition of two). A cell of concatenating layers has
+    mass width x depth x density, where density is linked channels over those that could be linked; a block that ends in
+    an addition has the mass of the published forms for residual, bottleneck and inverted residual blocks, a projection
+    on the skip counting as the skip. The network's mass is the sum.
 
     Mass does not know kernel sizes and groups, nor which channels are linked, nor, where a layer has at most as many
     links as channels, the width: compare networks of equal width by it, or look at ``.degree`` too.
