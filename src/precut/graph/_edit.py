@@ -205,8 +205,9 @@ def _replay(spaces: ChannelSpaces, orders: Mapping[ChannelSpace, Codes]) -> Repl
     nothing = "no channel would be left of those that an index tensor picks"
     targets = _targets(spaces, orders)
     for axis in spaces.analysis.found.axes.values():
-        held = axis.axis in ("in", "out", "param") and axis.codes is not None and len(axis.codes) > 0
-        if held and (targets[atoms_of(axis.codes)] < 0).all():
+        if axis.codes is None or not len(axis.codes) or axis.axis not in ("in", "out", "param"):
+            continue
+        if (targets[atoms_of(axis.codes)] < 0).all():
             raise ReplayError(f"{nothing}, and {axis.owner!r} has no others")
     try:
         return Replay(spaces.analysis, targets)
