@@ -39,7 +39,7 @@ COMPILES: dict[str, tuple[Callable[[], Any], str]] = {
     "double model": (lambda: compiled(conv().double(), X), "float32 inputs; c.weight is float64: call .float()"),
     "integers": (
         lambda: compiled(conv(), X.long()),
-        "the model does not take these example inputs: RuntimeError: Input",
+        "cannot run on example_inputs of shape (2, 3, 8, 8) int64: RuntimeError: Input",
     ),
     "meta": (lambda: compiled(conv(), X.to("meta")), "compile needs numbers; input 'input0' is on the meta device"),
     "meta model": (lambda: compiled(conv().to("meta"), X), "compile needs numbers; c.weight is on the meta device"),
@@ -47,9 +47,12 @@ COMPILES: dict[str, tuple[Callable[[], Any], str]] = {
     "sparse": (lambda: compiled(conv(), X.to_sparse()), "compile needs dense tensors; input 0 is torch.sparse_coo"),
     "channels": (
         lambda: compiled(conv(), X[:, :2]),
-        "the model does not take these example inputs: RuntimeError: Given",
+        "cannot run on example_inputs of shape (2, 2, 8, 8) float32: RuntimeError: Given",
     ),
-    "keyword": (lambda: compiled(nn.ReLU(), {"q": X}), "the model does not take these example inputs: TypeError: "),
+    "keyword": (
+        lambda: compiled(nn.ReLU(), {"q": X}),
+        "cannot run on example_inputs of shape (2, 3, 8, 8) float32: TypeError: ",
+    ),
     "no image": (
         lambda: compiled(conv(), X[:0]),
         "compile takes at least one image a call; input 0 of the example has",

@@ -60,10 +60,10 @@ def compile(model: nn.Module, example_inputs: Any, threads: int | None = None, a
             raise PrecutError(f"compile {NO_IMAGE}; {name} of the example has shape {tuple(tensor.shape)}")
     try:
         graph = capture(model, example_inputs)
-    except PrecutError:
-        raise
-    except Exception as error:
-        raise refusal(model, example_inputs, error) from error
+    except PrecutError as error:
+        if error.__cause__ is None:
+            raise
+        raise refusal(model, example_inputs, error) from error.__cause__
     _check(graph)
     return CompiledModel(graph, _parts(graph, mode, threads, autotune), mode)
 
@@ -124,6 +124,8 @@ def _unfit(named: Iterable[tuple[str, torch.Tensor]]) -> PrecutError | None:
 def refusal(model: nn.Module, example_inputs: Any, error: Exception) -> PrecutError:
     """Why a model failed on an example: dtypes, devices and layouts first, then what it said itself."""
     unfit = _unfit([*_example(example_inputs), *model.named_parameters(), *model.named_buffers()])
+    if unfit is None and isinstance(error, PrecutError):
+        return error
     return unfit or PrecutError(f"the model does not take these example inputs: {type(error).__name__}: {error}")
 
 

@@ -65,14 +65,15 @@ class Retrace:
                 if self._graph.guards:  # a broken one names the line where the code turns off
                     self._graph.run(*given, model=self._model)
                 made = capture(self._model, kwargs or args)
-        except PrecutError as error:
-            return error
-        except Exception as error:  # whatever the model's code raises
+        except Exception as error:  # what the capture says, or whatever the model's code raises
+            if isinstance(error, PrecutError) and error.__cause__ is None:
+                return error
+            own = error.__cause__ or error
             told = PrecutError(
                 f"the network does not take inputs of these sizes, {_listed(shapes)}; it was compiled for "
-                f"{_listed([value.shape for value in self._graph.inputs])}: {error}"
+                f"{_listed([value.shape for value in self._graph.inputs])}: {own}"
             )
-            told.__cause__ = error
+            told.__cause__ = own
             return told
         return self._difference(made)
 
