@@ -204,15 +204,23 @@ def test_a_worker_that_stood_still_leaves_its_trial_to_others(tmp_path, monkeypa
 @pytest.mark.slow
 def test_a_stopped_study_goes_on(tmp_path):
     """SIGINT to the command: its workers hand their trials back; the same plan goes on to the end."""
-    plan = plan_in(tmp_path, trials=8, settings={"sleep": 1.5})
+    plan = plan_in(tmp_path, trials=8, settings={"sleep": 0.5})
     (tmp_path / "plan.json").write_text(json.dumps(plan.__dict__))
     code = (
         "import json, sys\nfrom precut.deadline import Plan, search\n"
         "search(Plan(**json.load(open(sys.argv[1]))), 2, on_change=lambda c: print(c['finished'], flush=True))"
     )
+
+    def heed() -> None:  # what runs in the background of a script may have inherited that it ignores SIGINT
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     with (tmp_path / "log").open("w") as log:
         first = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / "plan.json")], stdout=subprocess.PIPE, stderr=log, text=True
+            [sys.executable, "-c", code, str(tmp_path / "plan.json")],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            preexec_fn=heed,
         )
     assert first.stdout is not None
     while int(first.stdout.readline()) < 2:
