@@ -36,7 +36,7 @@ test-haswell: $(STAMP)  ## The same on an emulated processor with AVX2 and no AV
 ifneq ($(shell command -v qemu-x86_64-static),)
 	$(BIN)/cmake -S csrc -B build/haswell -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 	$(BIN)/cmake --build build/haswell
-	for t in kernels conv networks hostile; do qemu-x86_64-static -cpu Haswell build/haswell/tests/test_$$t || exit 1; done
+	for t in kernels conv networks life hostile; do qemu-x86_64-static -cpu Haswell build/haswell/tests/test_$$t || exit 1; done
 else
 	@echo "skipped: qemu-x86_64-static is not installed"
 endif
