@@ -168,7 +168,7 @@ std::vector<std::unique_ptr<Exec>> planar_candidates(const Plan& plan, const Nod
     if (t.co <= per_class && t.vh <= y.h && y.w % (t.vw * k.lanes) == 0)
       fitting.emplace_back(double(tiles_of(t, y, k.lanes)) * step_cycles(t, k.lanes) / t.co, &t);
   }
-  std::stable_sort(fitting.begin(), fitting.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::sort(fitting.begin(), fitting.end());  // of equal ones the first of the table
   for (size_t i = 0; i < fitting.size() && i < (plan.model().autotune ? 2 : 1); i++)
     if (auto e = make_planar(plan, n, *fitting[i].second)) list.push_back(std::move(e));
   return list;
