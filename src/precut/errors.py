@@ -11,11 +11,16 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["PrecutError", "unknown", "whole"]
+__all__ = ["PrecutError", "first_line", "unknown", "whole"]
 
 
 class PrecutError(Exception):
     """Something that the caller passed (an argument, a file, a model, data) cannot be used as it is."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, without the pages that may follow; "" where it says nothing."""
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def unknown(kind: str, given: object, choices: Iterable[str], see: str = "") -> PrecutError:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from precut.errors import PrecutError
+from precut.errors import PrecutError, first_line
 from precut.graph._graph import Graph
 from precut.graph._interpret import keeping_modes
 from precut.graph._modules import is_leaf, leaf_attrs, leaf_op
@@ -125,10 +125,8 @@ def _parameter_names(model: nn.Module, count: int) -> list[str]:
 
 def _cannot_run(model: nn.Module, tensors: list[torch.Tensor], error: Exception) -> PrecutError:
     shapes = ", ".join(f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for tensor in tensors)
-    why = (str(error).strip().splitlines() or [""])[0]
-    return PrecutError(
-        f"{type(model).__name__} cannot run on example_inputs of shape {shapes}: {type(error).__name__}: {why}"
-    )
+    why = f"{type(error).__name__}: {first_line(error)}"
+    return PrecutError(f"{type(model).__name__} cannot run on example_inputs of shape {shapes}: {why}")
 
 
 def capture(model: nn.Module, example_inputs: Any, *, training: bool | None = False) -> Graph:

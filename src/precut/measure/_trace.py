@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from precut.errors import PrecutError
+from precut.errors import PrecutError, first_line
 from precut.measure._formulas import Work, formula_of, is_opaque
 from precut.measure._inputs import as_inputs, batch_of, check_model
 
@@ -295,7 +295,7 @@ def trace(model: nn.Module, example_inputs: Any, what: str) -> Trace:
         raise
     except Exception as error:
         shapes = ", ".join(str(tuple(i.shape)) if isinstance(i, torch.Tensor) else type(i).__name__ for i in inputs)
-        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        why = f"{type(error).__name__}: {first_line(error)}"
         raise PrecutError(f"{type(model).__name__} cannot run on example_inputs of shape {shapes}: {why}") from error
     for module in model.modules():
         if any(parameter is not None for parameter in module._parameters.values()):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from precut.errors import PrecutError
+from precut.errors import PrecutError, first_line
 from precut.graph import leaves, rebuild
 from precut.pruning._network import Network
 from precut.pruning._registry import scores
@@ -27,10 +27,8 @@ def _on_batch(inputs: Any, targets: Any) -> Iterator[None]:
             f"{tuple(leaf.shape)} {leaf.dtype}" if hasattr(leaf, "shape") else type(leaf).__name__
             for leaf in (*leaves(inputs), *leaves(targets))
         )
-        why = (str(error).strip().splitlines() or [""])[0]
-        raise PrecutError(
-            f"the model and its loss do not take this batch of data ({shown}): {type(error).__name__}: {why}"
-        ) from error
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise PrecutError(f"the model and its loss do not take this batch of data ({shown}): {why}") from error
 
 
 def _loss(network: Network, result: Any, targets: Any) -> torch.Tensor:
