@@ -119,6 +119,7 @@ const std::vector<Shape>& prepare(Model& m, const precut_tensor* inputs) {
   }
   plan->last_use = ++m.uses;
   m.plans.push_back(std::move(plan));
+  trim_heap();
   return m.plans.back()->shapes();
 }
 

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <sys/mman.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include <cstddef>
 #include <cstdlib>
@@ -59,5 +62,12 @@ class Array {
 };
 
 using Floats = Array<float>;
+
+// Making a plan takes and frees a megabyte or more in small pieces, which glibc would keep.
+inline void trim_heap() {
+#if defined(__GLIBC__)
+  ::malloc_trim(0);
+#endif
+}
 
 }  // namespace precut

@@ -10,17 +10,19 @@ namespace precut {
 namespace {
 
 struct SparseConv : Exec {
-  Array<Tap> taps;
-  std::vector<int32_t> first;  // (chunk of input channels, lane of the output)
+  Array<uint16_t> offs;
+  Floats weights;
+  std::vector<int32_t> first;  // (chunk of terms, lane of the output)
+  std::vector<int64_t> base;   // of each chunk: what its offsets count from
   Floats bias, slopes;
   int lanes = 16, vectors = 4;
-  int64_t in_blocks = 0, out_blocks = 0, rows = 1, copy_rows = 1, copy = 0, plane = 0, sums = 0, width = 0, chunks = 1;
+  int64_t in_blocks = 0, out_blocks = 0, rows = 1, copy_rows = 1, copy = 0, plane = 0, sums = 0, width = 0;
   bool shared_rows = false;  // one copy for each kernel column serves all kernel rows
   bool wide = false;
   float lo = 0, hi = 0;
   bool late_act = false;
 
-  int64_t planes_size() const { return in_blocks * lanes * plane + 2 * lanes * 8; }
+  int64_t planes_size() const { return in_blocks * lanes * plane; }
   size_t scratch() const override { return size_t(planes_size() + out_blocks * lanes * sums); }
 
   void run(const Plan& plan, const Run& r, int part, int parts) const override {
@@ -32,7 +34,6 @@ struct SparseConv : Exec {
     int64_t from = by_channel ? 0 : total * part / parts, to = by_channel ? total : total * (part + 1) / parts;
     int64_t b0 = by_channel ? out_blocks * part / parts : 0, b1 = by_channel ? out_blocks * (part + 1) / parts : out_blocks;
     float* sum = r.scratch + planes_size();
-    std::memset(sum - 2 * lanes * 8, 0, size_t(2 * lanes * 8) * 4);  // what the filling entries of the lists read
     for (int64_t at = from; at < to; at++) {
       int64_t i = at / bands, row0 = at % bands * rows, n = std::min(rows, y.h - row0);
       expand(plan, x, i, row0, n, r.scratch);
@@ -76,9 +77,9 @@ struct SparseConv : Exec {
     int64_t total = (positions + lanes - 1) / lanes, all = out_blocks * lanes, from = b0 * lanes;
     for (int64_t v = 0; v < total;) {
       int take = int(std::min<int64_t>(total - v, vectors));
-      for (int64_t c = 0; c < chunks; c++)
-        k.sparse[take]({planes + v * lanes, taps.data(), first.data() + c * all + from, (b1 - b0) * lanes,
-                        sum + from * sums + v * lanes, sums, c > 0});
+      for (size_t c = 0; c < base.size(); c++)
+        k.sparse[take]({planes + base[c] + v * lanes, offs.data(), weights.data(), first.data() + int64_t(c) * all + from,
+                        (b1 - b0) * lanes, sum + from * sums + v * lanes, sums, c > 0});
       v += take;
     }
   }
@@ -116,11 +117,19 @@ std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, int vectors, 
   int64_t positions = e->rows * w, groups = (positions + lanes - 1) / lanes;
   e->vectors = int(std::min<int64_t>(vectors, groups));
   e->sums = groups * lanes + lanes;
-  // Input channels at a time.
+  // Input channels at a time: as many as the first-level cache holds of what is read of them, and 16-bit offsets reach.
   int64_t seen = e->shared_rows ? copies * (e->vectors * lanes + (win.kh - 1) * win.dh * w) * 4 : copies * e->vectors * lanes * 4;
-  int64_t channels = near ? std::max<int64_t>(4, 24576 / seen) : int64_t(in.size());
-  e->chunks = (int64_t(in.size()) + channels - 1) / channels;
-  channels = (int64_t(in.size()) + e->chunks - 1) / e->chunks;
+  int64_t channels = std::min(near ? std::max<int64_t>(4, 24576 / seen) : int64_t(in.size()), kTapReach / e->plane);
+  int64_t area = win.kh * win.kw, terms = int64_t(in.size()) * area;  // of an output channel: (input channel, position)
+  int64_t chunk = 1;  // terms; one at a time where not even one plane is within reach
+  if (channels) {
+    int64_t chunks = (int64_t(in.size()) + channels - 1) / channels;
+    chunk = (int64_t(in.size()) + chunks - 1) / chunks * area;
+  }
+  auto at_plane = [&](int64_t channel, int64_t p) {
+    return channel * e->plane + (e->shared_rows ? p % win.kw * e->copy + p / win.kw * win.dh * w : p * e->copy);
+  };
+  for (int64_t t = 0; t < terms; t += chunk) e->base.push_back(at_plane(t / area, t % area));
 
   {
     const Buffer& b = plan.buffer(n.in[0]);
@@ -134,33 +143,32 @@ std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, int vectors, 
   const Graph& g = plan.model().graph;
   DenseRows d = expand_weights(g, n);
   e->bias = Floats(out.size());
-  int64_t kept = 0, zeros = e->in_blocks * lanes * e->plane;
-  if (zeros + e->plane > INT32_MAX) throw Error(PRECUT_ERR_SHAPE, n.name + ": an image is too large for 32-bit offsets");
   // Twice over the same lists: to count, and to fill.
+  int64_t kept = 0;
   for (bool fill : {false, true}) {
     size_t at = 0;
     e->first.assign(1, 0);
-    kept = 0;
-    auto put = [&](int64_t off, float w) {
-      if (fill) e->taps[at] = {int32_t(off), w};
-      at++;
-    };
-    for (int64_t chunk = 0; chunk < e->chunks; chunk++)
+    for (size_t c = 0; c < e->base.size(); c++)
       for (size_t j = 0; j < out.size(); j++) {
-        for (int64_t c = chunk * channels; out[j] >= 0 && c < std::min(int64_t(in.size()), (chunk + 1) * channels); c++) {
-          if (in[size_t(c)] < 0) continue;
-          for (int64_t p = 0; p < d.area; p++) {
-            int64_t weight = in[size_t(c)] * d.area + p;
-            if (!d.keep_row(out[j])[weight]) continue;
-            int64_t kh = p / win.kw, kw = p % win.kw;
-            put(c * e->plane + (e->shared_rows ? kw * e->copy + kh * win.dh * w : p * e->copy), d.row(out[j])[weight]);
-            kept++;
+        const int64_t end = out[j] < 0 ? 0 : std::min(terms, (int64_t(c) + 1) * chunk);
+        for (int64_t t = int64_t(c) * chunk, i = t / area, p = t % area; t < end; t++) {
+          const int64_t weight = in[size_t(i)] * area + p;
+          if (weight >= 0 && d.keep_row(out[j])[weight]) {
+            if (fill) {
+              e->offs[at] = uint16_t((at_plane(i, p) - e->base[c]) / kTapUnit);
+              e->weights[at] = d.row(out[j])[weight];
+            }
+            at++;
           }
+          if (++p == area) i++, p = 0;
         }
-        while (at % kTapUnit) put(zeros, 0.0f);
+        if (at > INT32_MAX) throw Error(PRECUT_ERR_SHAPE, n.name + ": too many weights");
         e->first.push_back(int32_t(at));
       }
-    if (!fill) e->taps = Array<Tap>(at);
+    if (fill) continue;
+    kept = int64_t(at);
+    e->offs = Array<uint16_t>(at);
+    e->weights = Floats(at);
   }
   for (size_t j = 0; j < out.size(); j++)
     if (n.bias >= 0 && out[j] >= 0) e->bias.data()[j] = g.tensors[size_t(n.bias)].floats()[out[j]];
@@ -171,11 +179,11 @@ std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, int vectors, 
   e->macs = kept * y.pixels();
   double bands = double((h + e->rows - 1) / e->rows);
   e->vector_macs = int64_t(double(kept) * double(groups) * bands);
-  e->weight_bytes = e->taps.size() * sizeof(Tap) + e->first.size() * 4 + out.size() * 4;
+  e->weight_bytes = e->offs.size() * 2 + e->weights.size() * 4 + e->first.size() * 4 + out.size() * 4;
   double copied = double(in.size() / size_t(lanes)) * double(e->copy_rows) * double(w) * double(copies) * 5.0;
   double per = near ? 0.75 : 1.1;  // cycles of a vector, from L1 or L2
-  double calls = double(e->chunks) * std::ceil(double(groups) / e->vectors);
-  e->cycles = bands * (double(e->taps.size()) * (double(groups) * per + std::ceil(double(groups) / e->vectors)) + copied +
+  double calls = double(e->base.size()) * std::ceil(double(groups) / e->vectors);
+  e->cycles = bands * (double(kept) * (double(groups) * per + std::ceil(double(groups) / e->vectors)) + copied +
                        double(out.size()) * (calls * 14 + double(groups) * 4));
   if (e->wide) e->cycles /= double(w);
   return e;

@@ -87,16 +87,13 @@ struct WinoOutArgs {
   float lo, hi;
 };
 
-// Unstructured: `v` vectors of positions of several output channels, each over its list of (offset, weight). Lists have
-// a multiple of kTapUnit entries.
-constexpr int kTapUnit = 4;
-struct Tap {
-  int32_t off;
-  float w;
-};
+// Unstructured: `v` vectors of positions of several output channels, each over its list of offsets and weights. Offsets
+// count units of two floats, which an address can be scaled by: 16 bits reach over half a megabyte.
+constexpr int64_t kTapUnit = 2, kTapReach = 65535 * kTapUnit;
 struct SparseArgs {
   const float* x;
-  const Tap* taps;
+  const uint16_t* offs;
+  const float* weights;
   const int32_t* first;  // of each output channel, and one past the end
   int64_t outs;
   float* y;  // v * lanes sums, `y_out` apart

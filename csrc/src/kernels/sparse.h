@@ -10,7 +10,6 @@ namespace PRECUT_NS {
 // U independent chains where there are few vectors, so that the additions do not wait for each other.
 template <int V, int U>
 void sparse_sum(const SparseArgs& a) {
-  static_assert(kTapUnit % U == 0, "lists are whole numbers of chains");
   float* y = a.y;
   for (int64_t o = 0; o < a.outs; o++, y += a.y_out) {
     vf acc[U][V];
@@ -18,13 +17,17 @@ void sparse_sum(const SparseArgs& a) {
       acc[0][v] = a.add ? load(y + v * L) : zero();
       PRECUT_UNROLL for (int u = 1; u < U; u++) acc[u][v] = zero();
     }
-    const Tap *t = a.taps + a.first[o], *end = a.taps + a.first[o + 1];
-    for (; t != end; t += U) {
-      PRECUT_UNROLL for (int u = 0; u < U; u++) {
-        const float* x = a.x + t[u].off;
-        const vf w = set1(t[u].w);
-        PRECUT_UNROLL for (int v = 0; v < V; v++) acc[u][v] = fma(load(x + v * L), w, acc[u][v]);
-      }
+    auto term = [&](int64_t t, vf* sums) {
+      const float* x = a.x + int64_t(a.offs[t]) * kTapUnit;
+      const vf w = set1(a.weights[t]);
+      PRECUT_UNROLL for (int v = 0; v < V; v++) sums[v] = fma(load(x + v * L), w, sums[v]);
+    };
+    int64_t t = a.first[o], end = a.first[o + 1];
+    for (; t + U <= end; t += U) {
+      PRECUT_UNROLL for (int u = 0; u < U; u++) term(t + u, acc[u]);
+    }
+    if constexpr (U > 1) {
+      for (; t < end; t++) term(t, acc[0]);
     }
     PRECUT_UNROLL for (int v = 0; v < V; v++) {
       vf s = acc[0][v];
