@@ -279,3 +279,11 @@ def test_unstructured_bits_travel(tmp_path):
     kinds = [type(m.support.maker) for m in loaded.modules() if hasattr(m, "support")]
     assert kinds
     assert set(kinds) == {Unstructured}
+
+
+def test_a_transposed_tie_is_no_alias(tmp_path):
+    net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    net[1].weight = nn.Parameter(net[0].weight.data.t())
+    x = torch.randn(2, 3)
+    again = precut.load(precut.save(net, tmp_path / "m.safetensors"), model=net)
+    assert torch.equal(again(x), net(x))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_write"]
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there one process at a time has to do
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["atomic_write", "locked"]
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> Path:
@@ -31,3 +38,27 @@ def atomic_write(path: str | Path, content: bytes | str) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+@contextlib.contextmanager
+def locked(path: str | Path, wait: bool = False) -> Iterator[bool]:
+    """Holds a lock file; gives whether it could be had. The system takes it back when the process ends, however it does.
+
+    Args:
+        wait: until another process gives it back.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        if fcntl is None:
+            yield True
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)

@@ -65,11 +65,11 @@ def save(
         raise PrecutError(f"{str(path)!r} is a folder; name a file in it: {str(Path(path) / 'model.safetensors')!r}")
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
-    seen: dict[tuple[int, torch.Size, torch.dtype], str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, torch.Tensor):
             raise PrecutError(f"the model's state holds {name!r}, a {type(value).__name__}; only tensors can be saved")
-        place = (value.data_ptr(), value.shape, value.dtype)
+        place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
         if value.numel() and place in seen:
             aliases[name] = seen[place]
         else:

@@ -1,5 +1,8 @@
 """Engines in processes of their own, told to run in turns."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +10,9 @@ import pytest
 import torch
 
 import precut
-from precut.bench import Engine, bench, chained, engines, layer_chain, network, registered
+from precut.bench import Engine, _engines, _run, bench, chained, engines, layer_chain, network, registered
 from precut.bench import _forms as forms
+from precut.bench._process import EngineProcess
 from precut.measure import paired_ratio, summary
 
 X = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -140,3 +144,88 @@ def test_every_engine_that_is_installed(name: str) -> None:
     found = bench({"dense": precut.create_model("resnet8").eval()}, X, only=[name], rounds=2)
     assert not found.failed
     assert np.isfinite(found.errors[name, "dense"])
+
+
+def test_an_engine_that_dies_between_turns_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[EngineProcess] = []
+    begin = _run._start
+
+    def start(*arguments: object) -> EngineProcess:
+        started.append(begin(*arguments))
+        return started[-1]
+
+    def say(line: str) -> None:
+        if line == "round 2 of 3":
+            started[1]._process.kill()
+            started[1]._process.wait()
+
+    monkeypatch.setattr(_run, "_start", start)
+    monkeypatch.setitem(engines._entries, "other", Engine("torch_eager", "pt2", ()))
+    dense = precut.create_model("resnet8").eval()
+    found = bench({"dense": dense}, X, only=["torch", "other"], rounds=3, seconds=0.0, progress=say)
+    assert {key: len(times) for key, times in found.seconds.items()} == {("torch", "dense"): 3}
+    assert found.failed["other dense"].startswith("the engine other on dense ended")
+    assert all(process._process.poll() is not None for process in started)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
+def test_stopped_engines_end_with_a_killed_parent(tmp_path: Path) -> None:
+    script = """
+import sys, time
+from pathlib import Path
+import numpy as np, torch
+import precut
+from precut.bench import _forms
+from precut.bench._process import EngineProcess
+folder = Path(sys.argv[1])
+x = torch.zeros(1, 3, 32, 32)
+np.save(folder / "x.npy", x.numpy())
+path = _forms.FORMS["pt2"](precut.create_model("resnet8").eval(), x, folder)
+engine = EngineProcess("torch", "torch_eager", path, folder / "x.npy", 1)
+print(engine._process.pid, flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    until = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+        state = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        if state == "Z":  # ended; nobody has asked after it yet
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{child}").exists()
+
+
+def test_half_an_environment_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("PRECUT_DEEPSPARSE_PYTHON", raising=False)
+    monkeypatch.setattr(_engines.sys, "version_info", (3, 11, 0))
+
+    def half(home: Path, **options: object) -> None:
+        (home / "bin").mkdir(parents=True)
+        (home / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+        (home / "bin" / "python").chmod(0o755)
+
+    monkeypatch.setattr(_engines.venv, "create", half)
+    with pytest.raises(precut.PrecutError, match="could not be installed: "):
+        _engines.make_deepsparse()
+    assert _engines.deepsparse_python() is None
+
+
+def test_masks_leave_the_layers_dense_that_supports_do() -> None:
+    network_of = {
+        name: network(name, registered("resnet8", in_channels=4), torch.zeros(1, 4, 32, 32), 1, print)[1]
+        for name in ("mask:0.5", "PS4_P4")
+    }
+    sparse = {
+        name: [layer for layer, module in net.named_modules() if hasattr(module, "support")]
+        for name, net in network_of.items()
+    }
+    assert sparse["mask:0.5"] == sparse["PS4_P4"]
+    chain = network("mask:0.5", chained("3@8"), torch.zeros(1, 3, 8, 8), 1, print)[1]
+    assert sum(hasattr(module, "support") for module in chain) == sum(hasattr(m, "weight") for m in chain)

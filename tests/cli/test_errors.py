@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
+
+from precut.cli._show import show
 
 WRONG = [
     (["trian"], "unknown command 'trian': did you mean 'train'?"),
@@ -71,6 +78,27 @@ WRONG = [
         ["bench", "--layer", "4@4", "--networks", "width:0.5"],
         "width: and narrow: are for models; the chain 4@4 has the channels of its name alone",
     ),
+    (
+        ["bench", "resnet20", "--layer", "4@8"],
+        "--layer is timed instead of a model: leave MODEL, --model-set and --input-size out",
+    ),
+    (
+        ["summary", "resnet20", "--seed", "99999999999999999999"],
+        "argument --seed: expected a whole number of at most 9223372036854775807, got '99999999999999999999'; "
+        "see precut summary --help",
+    ),
+    (
+        ["summary", "resnet20", "--input-size", "1000000"],
+        "argument --input-size: expected a whole number of at most 65536, got '1000000'; see precut summary --help",
+    ),
+    (
+        ["profile", "x.safetensors", "--name", "../x"],
+        "--name must be the name of one folder below 'runs'; got '../x'",
+    ),
+    (
+        ["profile", "x.safetensors", "--resume", "--overwrite"],
+        "--resume and --overwrite exclude each other; choose one",
+    ),
     (["list", "modles"], "unknown kind of name 'modles': did you mean 'models'?"),
     (["list", "recipes", "x*"], "none of the 4 recipes is like 'x*'; precut list recipes shows all"),
     (["reproduce", "no.yaml"], "there is no claim file 'no.yaml'"),
@@ -111,3 +139,30 @@ def test_eval_on_other_channels(precut, tmp_path) -> None:
     assert precut("eval", path).err == [
         f"precut: error: {str(path)!r} does not say what it was trained on; pass --data NAME"
     ]
+
+
+def test_json_has_no_word_that_is_none(capsys) -> None:
+    show("", {"loss": float("nan"), "rows": [{"x": float("inf")}]}, True)
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"loss": None, "rows": [{"x": None}]}
+
+
+def test_terminals_without_a_sign_and_disks_without_room() -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "precut", "reproduce", "budget-frontier", "--show"]
+    done = subprocess.run(command, capture_output=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert b"test %  ? sd" in done.stdout
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([sys.executable, "-m", "precut", "list", "data"], stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == 1
+        assert done.stderr.startswith(b"precut: error: No space left on device; check")
+
+
+def test_a_wrong_place_for_results_is_told_before_the_work(precut, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    done = precut("bench", "resnet8", "--out", tmp_path / "file")
+    assert (done.code, done.err) == (
+        1,
+        [f"precut: error: File exists: {tmp_path / 'file'}; check the path and the disk"],
+    )

@@ -37,7 +37,7 @@ def test_report_model_and_picture(precut, tmp_path: Path) -> None:
     again = precut("prune", *SMALL, "--density", 0.1, "--runs-dir", tmp_path)
     assert (again.code, again.err[-1]) == (
         2,
-        f"precut: error: {str(folder)!r} holds a pruning already: add --overwrite, or choose another --name",
+        f"precut: error: {str(folder)!r} holds a pruning already: choose another --name, or add --overwrite",
     )
 
 
@@ -110,3 +110,36 @@ def test_wrong_uses(precut, tmp_path: Path, words: tuple[object, ...], message: 
     done = precut(*words, "--runs-dir", tmp_path)
     assert (done.code, done.out, done.err[-1]) == (2, "", f"precut: error: {message}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_that_another_command_wrote_is_lost(precut, tmp_path: Path) -> None:
+    place = tmp_path / "x"
+    place.mkdir()
+    (place / "config.json").write_text("{}")
+    (place / "model.safetensors").write_bytes(b"TRAINED")
+    done = precut("prune", *SMALL, "--density", 0.1, "--name", "x", "--runs-dir", tmp_path)
+    assert (done.code, done.err[-1].split(": ", 2)[2]) == (
+        2,
+        f"{str(place)!r} holds a training run already: choose another --name, or add --overwrite",
+    )
+    assert (place / "model.safetensors").read_bytes() == b"TRAINED"
+    (place / "config.json").rename(place / "report.json")
+    done = precut("train", "--model", "resnet8", "--name", "x", "--runs-dir", tmp_path)
+    assert (done.code, "holds a pruning" in done.err[-1]) == (2, True)
+
+
+def test_a_score_is_not_compared_with_itself(precut, tmp_path: Path) -> None:
+    words = ("prune", *SMALL, "--density", 0.1, "--rounds", 2, "--runs-dir", tmp_path, "--name", "x", "--json")
+    data = json.loads(precut(*words, "--compare", "synflow, magnitude").out)
+    assert (data["rounds"], list(data["compared"])) == (2, ["magnitude"])
+    model = library.load(tmp_path / "x" / "model.safetensors")
+    assert {name: int(mask.sum()) for name, mask in library.pruning.as_masks(model).items()} == data["kept"]
+    again = precut("prune", "--model", tmp_path / "x" / "model.safetensors", "--width-mult", 3, "--density", 0.1)
+    assert again.err[-1].startswith("precut: error: --width-mult is for a model's name; the file ")
+
+
+def test_any_option_of_pruning_asks_for_it(precut, tmp_path: Path, tiny: Path) -> None:
+    words = ("train", "--model", "resnet8", "--data", tiny, "--recipe", "demo", "--runs-dir", tmp_path)
+    done = precut(*words, "--set", "val_count=4", "--budget", "macs")
+    assert done.code == 2  # and not a dense training
+    assert "density" in done.err[-1]

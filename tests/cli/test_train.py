@@ -10,7 +10,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import precut as library
 
@@ -164,3 +167,30 @@ def test_wrong_moves_begin_no_run(precut, words, tmp_path, given: tuple[str, ...
     done = precut(*words, *given)
     assert (done.code, done.err[-1]) == (2, f"precut: error: {message}")
     assert not (tmp_path / "runs").exists()
+
+
+def test_other_sizes_than_the_datasets(precut, words, tmp_path) -> None:
+    row = json.loads(precut(*words, "--image-size", 16, "--json").out)
+    file = tmp_path / "runs" / "first" / "model.safetensors"
+    done = precut("eval", file, "--json")
+    result = json.loads((file.parent / "result.json").read_text())
+    assert json.loads(done.out)["loss"] == pytest.approx(result["test_loss"])
+    assert json.loads(done.out)["accuracy"] == row["test_accuracy"]
+    assert "bringing the images to 16 pixels, as in training" in done.err
+
+
+def test_pictures_that_are_not_square(precut, tmp_path) -> None:
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            place = tmp_path / "wide" / split / name
+            place.mkdir(parents=True)
+            for index in range(12):
+                Image.fromarray(random.integers(0, 255, (12, 24), dtype=np.uint8)).save(place / f"{index}.png")
+    done = precut("train", *SMALL, *QUICK, "--data", tmp_path / "wide", "--runs-dir", tmp_path / "runs", "--json")
+    assert done.code == 0, done.err
+    row = json.loads(done.out)
+    model = library.load(Path(row["run"]) / "model.safetensors")
+    assert row["macs"] == library.measure.summary(model, torch.zeros(1, 1, 12, 24)).macs
+    assert row["macs"] > library.measure.summary(model, torch.zeros(1, 1, 12, 12)).macs
+    assert precut("eval", Path(row["run"]) / "model.safetensors").code == 0

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precut.data import Dataset, Split
+from precut.data import Dataset, Split, load
 from precut.errors import PrecutError
 
 
@@ -124,3 +124,8 @@ def test_wrong_uses(call, message):
     with pytest.raises(PrecutError) as error:
         call(dataset([0, 1, 2] * 10))
     assert str(error.value) == message
+
+
+def test_a_part_has_a_name_of_its_own():
+    dataset = load("fashion-mnist-sample")
+    assert dataset.take(3).name == "fashion-mnist-sample, 3 of each class"

@@ -187,3 +187,14 @@ def test_the_real_tiny_imagenet_sample(real_root):
     assert data.test.labels.tolist() == [wnids.index(fields[1]) for fields in lines]
     assert np.array_equal(data.test.images[1].numpy(), pixels(place / "val" / "images" / lines[1][0]))
     assert len(set(data.test.labels.tolist())) == len(wnids)
+
+
+def test_corrected_labels_of_tiny_imagenet_are_read_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tiny_imagenet(tmp_path / "tiny-imagenet-200")
+    before = load(folder).test.labels.tolist()
+    file = folder / "val" / "val_annotations.txt"
+    lines = [line.split("\t") for line in file.read_text().splitlines()]
+    swap = {"n001": "n002", "n002": "n001"}
+    file.write_text("\n".join("\t".join([name, swap[wnid], *rest]) for name, wnid, *rest in lines) + "\n")
+    assert load(folder).test.labels.tolist() == [1 - label for label in before]

@@ -74,7 +74,9 @@ def test_a_candidate_is_timed_trained_and_goes_on(tmp_path):
     assert [fraction for fraction, _ in told] == [0.0, 0.5]
     assert told[0][1] > 0
     told.clear()
-    found = evaluate(candidate, SETTINGS, tmp_path, lambda fraction, value: told.append((fraction, value)))
+    # On a machine that times with other threads, training goes on with those that it began with.
+    settings = {**SETTINGS, "threads": 2}
+    found = evaluate(candidate, settings, tmp_path, lambda fraction, value: told.append((fraction, value)))
     assert isinstance(found, Measured)
     assert 0 < found.seconds <= told[0][1]
     assert 0 <= found.accuracy <= 1
@@ -148,3 +150,14 @@ def test_accuracy_is_that_of_the_held_out_images(tmp_path):
     assert [one.name for one in load_targets([tmp_path / "run", copy])[0]] == ["run", "other"]
     with pytest.raises(PrecutError, match="two models are named 'run'"):
         load_targets([tmp_path / "run", tmp_path / "run" / "model.safetensors"])
+
+
+def test_models_of_different_data_are_not_judged_together(tmp_path):
+    files = []
+    for name, classes in (("fashion-mnist-sample", 10), ("mnist", 10), ("fashion-mnist-sample", 7)):
+        net = precut.create_model("resnet8", width_mult=0.25, input_size=28, in_channels=1, num_classes=classes)
+        files.append(precut.save(net, tmp_path / f"{name}{classes}.safetensors", extra={"dataset": name}))
+    with pytest.raises(PrecutError, match=r"were trained on different data .*name the data to judge them by"):
+        load_targets(files[:2], split="test")
+    with pytest.raises(PrecutError, match=r"the model gave \(1, 7\) for 1 images of 10 classes"):
+        load_targets(files[2:], split="test")

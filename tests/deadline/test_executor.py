@@ -412,3 +412,38 @@ def test_wrong_uses():
         Executor([], Selector(points))
     with pytest.raises(PrecutError, match="point 'x' cannot be run"):
         Executor([Point("x", 0.5, [1e-3] * 300)], Selector([Point("x", 0.5, [1e-3] * 300)]))
+
+
+def test_a_request_that_was_taken_cannot_be_cancelled():
+    gate = Gate()
+    points = [point("one", 0.5, gate)]
+    with Executor(points, selector_of(*points)) as executor:
+        first = executor.submit(1, deadline_s=LONG)
+        assert gate.began.wait(LONG)
+        second = executor.submit(2, deadline_s=LONG)
+        assert not first.cancel()
+        assert not second.cancel()
+        gate.open.set()
+        assert [first.result(LONG).value, second.result(LONG).value] == [1, 2]
+
+
+def test_a_selector_that_raises_does_not_end_the_service(monkeypatch):
+    points = [point("one", 0.5, lambda x: x)]
+    selector = selector_of(*points)
+
+    def observe(*arguments):
+        raise PrecutError("this decision is none of mine")
+
+    monkeypatch.setattr(selector, "observe", observe)
+    with Executor(points, selector) as executor:
+        assert [executor.submit(k, deadline_s=LONG).result(LONG).value for k in range(3)] == [0, 1, 2]
+    assert kinds(executor).count("selector") == 3
+
+
+def test_parts_that_do_not_add_up_are_a_fault_of_the_point():
+    points = [point("one", 0.5, lambda x: x)]
+    with Executor(points, selector_of(*points), part=lambda value, inputs: [], retries=0) as executor:
+        answer = executor.submit(1, deadline_s=LONG).result(LONG)
+        assert answer.record.status == "failed"
+        assert "part gave 0 answers for 1 requests" in answer.record.note
+        assert executor.submit(2, deadline_s=LONG).result(LONG).record.status == "failed"

@@ -253,3 +253,18 @@ def test_a_selector_of_ones_own_goes_on_learning():
     trace = make_trace(points.points, 200, deadlines_s=(1e-3, 8e-3))
     replay(trace, points, {"mine": selector})
     assert selector.stats.rounds == 200
+
+
+def test_policies_ask_for_the_times_of_the_traces_batch():
+    """A profile of batches 1 and 8 is worth as much, for a trace at batch 8, as one of batch 8 alone."""
+    draw = np.random.default_rng(0)
+    times = {f"p{k}": {1: draw.lognormal(0, 0.1, 400) * 1e-3 * (k + 1)} for k in range(3)}
+    both = [Point(n, 0.5 + 0.1 * k, {1: t[1], 8: 6 * t[1]}) for k, (n, t) in enumerate(times.items())]
+    alone = [Point(n, 0.5 + 0.1 * k, {8: 6 * t[1]}) for k, (n, t) in enumerate(times.items())]
+    trace = make_trace(alone, 400, deadlines_s=(8e-3, 30e-3), batch=8, seed=1)
+    names = ["conformal", "static-p99", "mean-time", "ewma"]
+    found = [replay(trace, Frontier(points, batch=8), names) for points in (both, alone)]
+    for name in names:
+        first, second = (one.outcomes[name] for one in found)
+        assert first.point.tolist() == second.point.tolist()
+        assert first.promised.tolist() == second.promised.tolist()

@@ -19,12 +19,12 @@ import pytest
 
 from deadline import toy_search
 from precut import PrecutError
-from precut.deadline import Plan, SearchResult, Space, search, storage_url
+from precut.deadline import Plan, SearchResult, Space, _study, search, storage_url
 from precut.deadline._grow import next_places
 from precut.deadline._halving import keeps_going, rung_of
 from precut.deadline._study import counts_of, failures_of, open_study, trials_of, work
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:.*experimental.*")
 TOY = "deadline.toy_search:evaluate"
 
@@ -221,11 +221,12 @@ def test_a_stopped_study_goes_on(tmp_path):
             stderr=log,
             text=True,
             preexec_fn=heed,
+            start_new_session=True,
         )
     assert first.stdout is not None
     while int(first.stdout.readline()) < 2:
         pass
-    first.send_signal(signal.SIGINT)
+    os.killpg(first.pid, signal.SIGINT)  # as a terminal's Ctrl-C does, to all that it started
     first.wait(60)
     first.stdout.close()
     ended = {path.parent.name for path in tmp_path.glob("trial-*/ended")}
@@ -298,3 +299,42 @@ def test_all_of_a_space():
         labels = {name: space.labels(name)[place] for name, place in places.items()}
         assert space.places(labels) == places
     assert space.places({"a": 3, "b": "x", "c": 5}) is None
+
+
+def test_a_study_that_goes_on_draws_other_candidates(tmp_path):
+    plan = plan_in(tmp_path, 6, sampler="random", space={"depth": list(range(1, 40)), "width": [1], "kind": ["a"]})
+    work(plan)
+    work(replace(plan, trials=12))
+    depths = [row["depth"] for row in trials_of(open_study(plan))]
+    assert depths[:6] != depths[6:]
+
+
+def test_a_retried_trial_counts_once_at_its_rung(tmp_path):
+    plan = plan_in(tmp_path, 3, rungs=1)
+    study = open_study(plan)
+    work(replace(plan, trials=1))
+    (first,) = study.get_trials()
+    again = optuna.trial.create_trial(
+        state=optuna.trial.TrialState.COMPLETE, values=first.values, params=first.params, distributions=first.distributions,
+        user_attrs=first.user_attrs, system_attrs={_study._HISTORY: [first.number]},
+    )  # fmt: skip
+    study.add_trial(again)
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_study, "keeps_going", lambda own, others, eta: seen.append(len(others)) or True)
+        work(replace(plan, trials=3))
+    assert seen[0] == 1
+
+
+def test_what_an_objective_raised_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy_search, "accuracy_of", lambda candidate: {}["absent"])
+    plan = plan_in(tmp_path, 4)
+    with pytest.raises(KeyError):
+        work(plan)
+    assert failures_of(open_study(plan)) == ["KeyError: 'absent'"]
+
+
+def test_passwords_are_not_shown(tmp_path):
+    plan = plan_in(tmp_path, storage="postgresql+psycopg://me:secret@host:5432/db")
+    assert plan.shown_storage == "postgresql+psycopg://me:***@host:5432/db"
+    assert plan_in(tmp_path).shown_storage == plan_in(tmp_path).storage

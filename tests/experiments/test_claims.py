@@ -10,7 +10,8 @@ import yaml
 
 import precut
 from precut import data
-from precut.experiments import list_claims, load_claim, read_rows, run_claim, spread
+from precut._files import locked
+from precut.experiments import _runner, list_claims, load_claim, read_rows, run_claim, spread
 from precut.experiments._runner import build, recipe_of
 from precut.measure import summary
 from precut.supports import ClassTable
@@ -56,7 +57,8 @@ def test_bundled_claims_can_be_built(name, noise):
         MovingSupports.of(run.move or {})
         assert run.described
         if run.prune is not None:  # one round says whether the words can be read
-            run = dataclasses.replace(run, prune={**run.prune, "rounds": 1, "images": 20})
+            prune = {**run.prune, "rounds": 1, "images": 20}
+            run = dataclasses.replace(run, prune=prune, changes={**run.changes, "val_count": 10})
         if claim.input_size == 32:
             build(run, noise, claim.input_size)
 
@@ -141,12 +143,76 @@ def test_a_queue_is_done_once(queue, tmp_path):
     assert all(0 <= float(row["test_accuracy"]) <= 1 for row in written)
 
 
+def test_a_row_of_other_settings_is_not_taken_for_this_run(queue, tmp_path):
+    arguments = {"progress": False, "only": "b-*"}
+    run_claim(load_claim(queue()), tmp_path / "r.csv", tmp_path / "runs", **arguments)
+    longer = load_claim(queue(recipe={**QUEUE["recipe"], "lr": 0.01}))
+    with pytest.raises(
+        precut.PrecutError, match=r"the row b-s0 was made with changes '.*and the claim now says .*0\.01"
+    ):
+        run_claim(longer, tmp_path / "r.csv", tmp_path / "runs", **arguments)
+    assert len(read_rows(tmp_path / "r.csv")) == 1
+
+
+def test_a_run_that_another_process_has_is_left_to_it(queue, tmp_path):
+    with locked(tmp_path / "runs" / "tiny" / "a-s0.lock") as mine:
+        assert mine
+        rows = run_claim(load_claim(queue()), tmp_path / "r.csv", tmp_path / "runs", only="[ab]-s0", progress=False)
+    assert [row["run"] for row in rows] == ["b"]
+    with locked(tmp_path / "x.lock") as mine, locked(tmp_path / "x.lock") as other:
+        assert (mine, other) == (True, False)
+
+
+def test_a_run_without_validation_images(queue, tmp_path):
+    path = queue(recipe={**QUEUE["recipe"], "val_count": 0})
+    rows = run_claim(load_claim(path), tmp_path / "r.csv", tmp_path / "runs", only="b-*", progress=False)
+    assert rows[0]["val_accuracy"] == ""
+    assert 0 <= float(rows[0]["test_accuracy"]) <= 1
+
+
+def test_scores_do_not_see_the_images_that_choose_the_epoch(queue, monkeypatch):
+    seen = []
+    monkeypatch.setattr(_runner, "BatchLoader", lambda split, *a, **k: seen.append(len(split)) or iter([None]))
+    monkeypatch.setattr(_runner, "prune", lambda model, **options: (model, None))
+    entry = {
+        "name": "a",
+        "model": "speednet",
+        "kwargs": {"widths": [4, 8, 8]},
+        "prune": {"score": "snip"},
+        "init": "project",
+    }
+    dataset = data.load("fashion-mnist-sample")
+    build(load_claim(queue(runs=[entry])).runs[0], dataset, 28)
+    assert seen == [len(dataset.train) - QUEUE["recipe"]["val_count"]]
+
+
 def test_spread():
     assert spread([1.0]) is None
     assert spread([1.0, 3.0]) == pytest.approx(2**0.5)
 
 
 WRONG = {
+    "a recipe by name": (lambda queue: load_claim(queue(recipe="demo")), "recipe of claim 'tiny' must be {name: ..."),
+    "no data": (
+        lambda queue: load_claim(queue(data=None)),
+        "data of claim 'tiny' must be the name of a dataset; got None",
+    ),
+    "a number for a support": (
+        lambda queue: load_claim(queue(runs=[{"name": "a", "model": "m", "support": 124}])),
+        "run 'a' of claim 'tiny': support must be a support's name (quote one with a colon: '2:4'), or a mapping; got 124",
+    ),
+    "no name": (
+        lambda queue: load_claim(queue(runs=[{"model": "m"}])),
+        "a run of claim 'tiny' is a mapping with name and model; got {'model': 'm'}",
+    ),
+    "seeds": (
+        lambda queue: load_claim(queue(runs=[{"name": "a", "model": "m", "seeds": 3}])),
+        "run 'a' of claim 'tiny': seeds must be a list of whole numbers; got 3",
+    ),
+    "moves of a ladder": (
+        lambda queue: load_claim(queue(runs=[{"name": "a", "model": "m", "move": {}, "dynamic": {}}])),
+        "run 'a' of claim 'tiny' has both dynamic and move; choose one",
+    ),
     "unknown claim": (lambda queue: load_claim("budget-frontear"), "unknown claim 'budget-frontear'"),
     "missing file": (lambda queue: load_claim("nowhere/x.yaml"), "there is no claim file 'nowhere/x.yaml'"),
     "unknown field": (lambda queue: load_claim(queue(runz=[])), "unknown field of claim 'tiny' 'runz'"),

@@ -133,3 +133,17 @@ def test_wrong_use():
     with pytest.raises(PrecutError) as caught:
         storage("resnet18")
     assert str(caught.value) == "storage takes an nn.Module; got str 'resnet18'"
+
+
+def test_scattered_weights_and_layers_without_any_have_rows():
+    net = nn.Sequential(nn.ConvTranspose2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 4, 3))
+    dense = storage(net).total("dense")
+    for density in (0.3, 1e-9):
+        pruned, _ = precut.prune(net, "magnitude", density, torch.zeros(1, 3, 8, 8))
+        found = storage(pruned)
+        assert [row.weights_dense for row in found.rows] == [216, 288, 144]
+        assert found.total("dense") == dense
+        assert found.rows[0].bitmask == 27
+    meta = storage(precut.create_model("resnet20").to("meta"))
+    assert meta.total("dense") == storage(precut.create_model("resnet20")).total("dense")
+    assert len(meta.rows) == 20

@@ -131,3 +131,10 @@ def test_unknown_phase():
     with pytest.raises(PrecutError) as caught:
         traffic(nn.Linear(2, 2), torch.zeros(1, 2)).total("train")
     assert str(caught.value) == "unknown phase 'train': did you mean 'training'?"
+
+
+def test_the_optimizers_dense_bytes_are_those_of_the_dense_network():
+    net = nn.Sequential(nn.ConvTranspose2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    pruned, _ = precut.prune(net, "magnitude", 0.1, torch.zeros(1, 3, 8, 8))
+    dense = 4 * sum(parameter.numel() for parameter in net.parameters())
+    assert parts(traffic(pruned, torch.zeros(1, 3, 8, 8)))["training optimizer"][1] == 5 * dense

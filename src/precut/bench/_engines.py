@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -84,13 +85,18 @@ def make_deepsparse() -> Path:
             "Python of an environment that has it"
         )
     home = _deepsparse_home()
-    venv.create(home, with_pip=True, clear=True)
     python = home / "bin" / "python"
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", _DEEPSPARSE]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        python.unlink()
-        raise PrecutError(f"{_DEEPSPARSE} could not be installed: {done.stderr.strip().splitlines()[-1]}")
+    try:
+        venv.create(home, with_pip=True, clear=True)
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except BaseException as error:
+        shutil.rmtree(home, ignore_errors=True)  # half of it would count as installed
+        if not isinstance(error, (OSError, subprocess.SubprocessError)):
+            raise
+        said = getattr(error, "stderr", None) or getattr(error, "output", None) or str(error)
+        lines = (said.decode(errors="replace") if isinstance(said, bytes) else said).strip().splitlines()
+        raise PrecutError(f"{_DEEPSPARSE} could not be installed: {(lines or ['nothing was said'])[-1]}") from None
     return python
 
 

@@ -76,13 +76,11 @@ def _masked(model: nn.Module, density: float) -> nn.Module:
     """Each convolution that a support would make sparse keeps a uniformly random part of its weights."""
     generator = torch.Generator().manual_seed(0)
     ignored = ignored_names(model, ())
-    for name, layer in model.named_modules():
-        if (
-            isinstance(layer, nn.Conv2d)
-            and layer.kernel_size != (1, 1)
-            and name not in ignored
-            and layer.in_channels > 3
-        ):
+    convolutions = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    if not isinstance(model, nn.Sequential):  # a network's first one stays dense, as with a support
+        del convolutions[:1]
+    for name, layer in convolutions:
+        if layer.kernel_size != (1, 1) and name not in ignored:
             kept = max(1, round(density * layer.weight.numel()))
             mask = torch.zeros(layer.weight.numel())
             mask[torch.randperm(len(mask), generator=generator)[:kept]] = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -65,13 +66,17 @@ class EngineProcess:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(OSError):  # a question that never went out
+                    stream.close()
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         self._process.send_signal(signal.SIGCONT)
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._ended() from None
         answer = self._answer()
         self._process.send_signal(signal.SIGSTOP)
         return answer
@@ -81,8 +86,11 @@ class EngineProcess:
         line = self._process.stdout.readline()
         if line:
             return cast("dict[str, Any]", json.loads(line))
+        raise self._ended()
+
+    def _ended(self) -> PrecutError:
         code = self._process.wait()
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().splitlines() or ["nothing was said"]
         self.close()
-        raise PrecutError(f"the engine {self.name} ended (exit code {code}): {said[-1][:300]}")
+        return PrecutError(f"the engine {self.name} ended (exit code {code}): {said[-1][:300]}")

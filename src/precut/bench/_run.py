@@ -235,7 +235,7 @@ def bench(
                             running.pop(key).close()
             if not running:
                 raise PrecutError(f"no engine ran: {failed}")
-            times = _rounds(running, rounds, calls, seconds, seed, say)
+            times = _rounds(running, failed, rounds, calls, seconds, seed, say)
             versions = {name: process.version for (name, _), process in running.items()}
         finally:
             for process in running.values():
@@ -259,7 +259,10 @@ def _start(
 
 
 def _check(process: EngineProcess, expected: np.ndarray[Any, Any], folder: Path, precision: str) -> float:
-    found = process.output(folder / "y.npy").reshape(expected.shape)
+    found = process.output(folder / "y.npy")
+    if found.size != expected.size:
+        raise PrecutError(f"its output has the shape {found.shape}, torch's {expected.shape}")
+    found = found.reshape(expected.shape)
     error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
     # An engine that computes something else is no rival; 8 bits calibrated on noise differ by right.
     if precision == "float32" and not error < 1e-3:
@@ -268,7 +271,8 @@ def _check(process: EngineProcess, expected: np.ndarray[Any, Any], folder: Path,
 
 
 def _rounds(
-    running: Mapping[tuple[str, str], EngineProcess],
+    running: dict[tuple[str, str], EngineProcess],
+    failed: dict[str, str],
     rounds: int,
     calls: int,
     seconds: float,
@@ -281,6 +285,15 @@ def _rounds(
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         shuffle(order)
-        for key in order:
-            times[key].append(running[key].time(calls, seconds))
+        for key in list(order):
+            try:
+                times[key].append(running[key].time(calls, seconds))
+            except PrecutError as error:  # the other engines go on
+                failed[" ".join(key)] = str(error)
+                say(failed[" ".join(key)])
+                running.pop(key).close()
+                order.remove(key)
+                del times[key]
+        if not running:
+            raise PrecutError(f"no engine is left: {failed}")
     return times

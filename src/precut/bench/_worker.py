@@ -11,8 +11,10 @@ Each line read is a JSON object, each line written answers it:
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -129,6 +131,9 @@ ENGINES = {
 
 def main() -> None:
     engine, path, given, threads = sys.argv[1:]
+    if sys.platform == "linux":
+        # PR_SET_PDEATHSIG: a stopped process would outlive a parent that is killed.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     # Engines print banners; the answers' stream must hold nothing else.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

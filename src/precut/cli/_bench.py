@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from precut.cli._parser import assignments, whole
+from precut.cli._parser import MOST_PIXELS, assignments, whole
 from precut.cli._show import say, show
 from precut.errors import PrecutError
 from precut.errors import whole as checked
@@ -18,13 +18,15 @@ _NETWORKS = ["dense", "PS4_P4", "PSD4_P8", "PS2_P4", "PSD1_P16", "PS1_P8"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", nargs="?", default="resnet18", help="a name (precut list models)")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="a name (precut list models; default resnet18)")
     parser.add_argument("--networks", metavar="NAME", nargs="+", default=_NETWORKS, help="the first is the dense one")
     parser.add_argument(
         "--layer", metavar="C@S", help="a chain of one convolution instead of a model: 64@32, 64-128@32"
     )
     parser.add_argument("--model-set", metavar="NAME=VALUE", nargs="+", default=[], help="the model's own arguments")
-    parser.add_argument("--input-size", metavar="N", type=whole(), default=32, help="side of the images (default 32)")
+    parser.add_argument(
+        "--input-size", metavar="N", type=whole(most=MOST_PIXELS), help="side of the images (default 32)"
+    )
     parser.add_argument("--batch", metavar="N", type=whole(), default=1)
     parser.add_argument("--threads", metavar="N", type=whole(), default=1, help="of each engine (default 1)")
     parser.add_argument("--engines", metavar="NAME", nargs="+", help="default: all that are installed")
@@ -45,28 +47,30 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.install_deepsparse:
         say(f"DeepSparse is at {make_deepsparse()}")
-    if arguments.list:
+    if arguments.list or arguments.install_deepsparse:
         there = {name: installed(name) for name in engines}
         lines = [f"{name}: {'installed' if here else 'not here'}" for name, here in there.items()]
         show("\n".join(lines), there, arguments.json)
         return
+    if arguments.out:
+        Path(arguments.out).mkdir(parents=True, exist_ok=True)  # a wrong place is told before the work
     torch.set_num_threads(arguments.threads)
     kwargs = assignments(arguments.model_set, "--model-set")
     if arguments.layer:
-        if kwargs:
-            raise PrecutError("--model-set is for a model; --layer has none of its arguments")
+        if kwargs or arguments.model or arguments.input_size:
+            raise PrecutError("--layer is timed instead of a model: leave MODEL, --model-set and --input-size out")
         build = chained(arguments.layer)
         channels, side = next(build(1.0).parameters()).shape[1], int(arguments.layer.split("@")[1])
     else:
         if "input_size" in kwargs:
             raise PrecutError("the side of the images is set by --input-size, not by --model-set")
-        channels, side = checked("--model-set in_channels", kwargs.get("in_channels", 3)), arguments.input_size
-        build = registered(arguments.model, input_size=side, **kwargs)
+        channels, side = checked("--model-set in_channels", kwargs.get("in_channels", 3)), arguments.input_size or 32
+        build = registered(arguments.model or "resnet18", input_size=side, **kwargs)
     x = torch.randn(arguments.batch, channels, side, side, generator=torch.Generator().manual_seed(0))
     networks = dict(network(name, build, x, arguments.threads, say) for name in arguments.networks)
     measured = bench(networks, x, arguments.threads, arguments.engines, arguments.rounds, progress=say)
+    show(measured, measured.to_dict(), arguments.json)  # before files are written, which may fail
     if arguments.out:
-        what = arguments.layer or f"{arguments.model}-{side}px"
+        what = arguments.layer or f"{arguments.model or 'resnet18'}-{side}px"
         name = arguments.name or f"{what}-batch{arguments.batch}-threads{arguments.threads}"
         say(f"written: {', '.join(map(str, measured.write(Path(arguments.out), name)))}")
-    show(measured, measured.to_dict(), arguments.json)

@@ -118,7 +118,7 @@ def _train(
             widths=list(network.widths),
         )
     model = sparsify(model, network.support, seed=arguments.seed)
-    counts = summary(model, torch.zeros(1, channels, side, side))
+    counts = summary(model, torch.zeros(1, *dataset.image_shape))
     place = folder / network.folder
     try:
         result = fit(

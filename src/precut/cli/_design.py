@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precut.cli._parser import assignments, number, whole
+from precut.cli._parser import MOST_PIXELS, assignments, number, whole
 from precut.cli._show import say, show
 from precut.errors import PrecutError
 
@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search", metavar="NAME=[VALUES]", nargs="+", default=[], help="any family's arguments: width_mult=[0.5,1.0]"
     )
-    parser.add_argument("--input-size", metavar="N", type=whole(), help="side of the images in pixels")
+    parser.add_argument("--input-size", metavar="N", type=whole(most=MOST_PIXELS), help="side of the images in pixels")
     parser.add_argument("--in-channels", metavar="N", type=whole())
     parser.add_argument("--num-classes", metavar="N", type=whole())
     parser.add_argument("--measure", metavar="N", type=whole(), default=5, help="networks to time (default 5)")
@@ -86,11 +86,11 @@ def run(arguments: argparse.Namespace) -> None:
         progress=say,
         **assignments(arguments.option, "--option"),
     )
-    if arguments.plot:
-        say(f"picture: {found.plot(arguments.plot)}")
     data = found.to_dict()
     data["candidates"] = data["candidates"][: arguments.top]
-    show(found.table(arguments.top), data, arguments.json)
+    show(found.table(arguments.top), data, arguments.json)  # before the picture, which may fail
+    if arguments.plot:
+        say(f"picture: {found.plot(arguments.plot)}")
 
 
 def _target(arguments: argparse.Namespace) -> Any:

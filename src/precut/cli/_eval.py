@@ -16,7 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a model.safetensors that precut wrote")
     add_data(parser, None)
     parser.add_argument("--split", metavar="NAME", default="test", help="test or train (default test)")
-    parser.add_argument("--image-size", metavar="N", type=int, help="bring all images to this side in pixels")
+    parser.add_argument(
+        "--image-size", metavar="N", type=int, help="bring all images to this side in pixels (default: as in training)"
+    )
     parser.add_argument("--batch-size", metavar="N", type=whole(), default=500)
     parser.add_argument("--flip", action="store_true", help="take the mean over each image and its mirror image")
     parser.add_argument("--threads", metavar="N", type=whole(), help="of torch (default: torch's choice)")
@@ -36,6 +38,11 @@ def run(arguments: argparse.Namespace) -> None:
             raise PrecutError(f"{arguments.file!r} does not say what it was trained on; pass --data NAME")
     model = load(arguments.file)
     dataset = load_data(arguments, arguments.image_size)
+    # Without the shape that training writes: the one that the network was made for.
+    side = spec["extra"].get("image_shape", [0, spec["model"]["kwargs"].get("input_size")])[1]
+    if arguments.image_size is None and side not in (None, dataset.image_shape[1]):
+        say(f"bringing the images to {side} pixels, as in training")
+        dataset = load_data(arguments, side)
     channels = dataset.image_shape[0]
     expected = spec["model"]["kwargs"]["in_channels"]
     if channels != expected:

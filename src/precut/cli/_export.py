@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from precut.cli._parser import whole
+from precut.cli._parser import MOST_PIXELS, whole
 from precut.cli._show import show
 
 __all__ = ["configure", "run"]
@@ -16,7 +16,9 @@ __all__ = ["configure", "run"]
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a model.safetensors that precut wrote")
     parser.add_argument("output", metavar="OUTPUT", help="to write: ends in .onnx or .precut")
-    parser.add_argument("--input-size", metavar="N", type=whole(), help="side of the images (default: the model's)")
+    parser.add_argument(
+        "--input-size", metavar="N", type=whole(most=MOST_PIXELS), help="side of the images (default: the model's)"
+    )
     parser.add_argument("--batch", metavar="N", type=whole(), default=1, help="of the example; others work too")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words behind ``precut``; by default those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal has a sign for plus-minus
     try:
         return _run(words)
     except PrecutError as error:
@@ -57,7 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:  # TrainingInterrupted is one, and knows its signal
         return _fail(f"precut: {str(stop) or 'stopped'}", 128 + int(getattr(stop, "signal", 2)))
     except OSError as error:
-        return _fail(f"precut: error: {error.strerror or error}: {error.filename}; check the path and the disk", 1)
+        where = "" if error.filename is None else f": {error.filename}"
+        return _fail(f"precut: error: {error.strerror or error}{where}; check the path and the disk", 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        return _fail("precut: error: there is not enough memory for this; take a smaller batch or smaller images", 1)
 
 
 def _fail(text: str, code: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precut.cli._parser import assignments, number, seed, whole
@@ -20,10 +22,14 @@ __all__ = [
     "add_moves",
     "add_recipe",
     "build",
+    "changes_of",
     "channels_of",
+    "keep_form",
     "load_data",
     "moves_of",
     "recipe_of",
+    "refuse_form",
+    "run_folder",
 ]
 
 
@@ -57,6 +63,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", type=seed, default=0, help="of weights, order and augmentation")
 
 
+def keep_form(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Remembers the defaults of options that only a model's name takes, for :func:`refuse_form`."""
+    parser.set_defaults(form={name: parser.get_default(name) for name in names})
+
+
+def refuse_form(arguments: argparse.Namespace) -> None:
+    """Refuses these options where the model is a file, which holds its own form."""
+    given = [name for name, default in arguments.form.items() if getattr(arguments, name) != default]
+    if given:
+        option = "--" + given[0].replace("_", "-")
+        raise PrecutError(f"{option} is for a model's name; the file {arguments.model!r} holds its own form")
+
+
 def build(arguments: argparse.Namespace, num_classes: int, input_size: int, in_channels: int) -> nn.Module:
     """The untrained network; its weights depend on the seed alone."""
     import torch
@@ -82,7 +101,14 @@ def channels_of(dataset: Dataset) -> tuple[int, int]:
     return channels, height
 
 
-def add_recipe(parser: argparse.ArgumentParser, default: str) -> None:
+def run_folder(arguments: argparse.Namespace, name: str) -> Path:
+    """The folder of a run below ``--runs-dir``."""
+    if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+        raise PrecutError(f"--name must be the name of one folder below {arguments.runs_dir!r}; got {name!r}")
+    return Path(arguments.runs_dir) / name
+
+
+def add_recipe(parser: argparse.ArgumentParser, default: str, threads: str = "torch's choice") -> None:
     """``--recipe`` and what it may be changed by."""
     parser.add_argument("--recipe", metavar="NAME", default=default, help=f"recipe or YAML file (default {default})")
     parser.add_argument("--epochs", metavar="N", type=whole())
@@ -92,19 +118,24 @@ def add_recipe(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--set", metavar="FIELD=VALUE", nargs="+", default=[], help="any field of the recipe: label_smoothing=0"
     )
-    parser.add_argument("--threads", metavar="N", type=whole(), help="of torch (default: torch's choice)")
+    parser.add_argument("--threads", metavar="N", type=whole(), help=f"of torch (default: {threads})")
+
+
+def changes_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the recipe that options change."""
+    changes = assignments(arguments.set, "--set")
+    for name in ("epochs", "lr", "batch_size", "precision"):
+        value = getattr(arguments, name)
+        if value is not None:
+            changes[name] = value
+    return changes
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe with its changes."""
     from precut.training import load_recipe
 
-    changes = assignments(arguments.set, "--set")
-    for name in ("epochs", "lr", "batch_size", "precision"):
-        value = getattr(arguments, name)
-        if value is not None:
-            changes[name] = value
-    return load_recipe(arguments.recipe, **changes)
+    return load_recipe(arguments.recipe, **changes_of(arguments))
 
 
 def add_moves(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from precut.errors import PrecutError, unknown
 
-__all__ = ["Parser", "assignments", "number", "seed", "share", "whole"]
+__all__ = ["MOST_PIXELS", "Parser", "assignments", "number", "seed", "share", "whole"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,8 +46,11 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def whole(least: int = 1) -> Callable[[str], int]:
-    """Reads a whole number of at least ``least``."""
+MOST_PIXELS = 1 << 16  # of an image's side
+
+
+def whole(least: int = 1, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """Reads a whole number of at least ``least``, at most ``most``."""
 
     def read(word: str) -> int:
         try:
@@ -56,6 +59,8 @@ def whole(least: int = 1) -> Callable[[str], int]:
             value = least - 1
         if value < least:
             raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {word!r}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at most {most}, got {word!r}")
         return value
 
     return read

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precut.cli._options import add_data
+from precut.cli._options import add_data, run_folder
 from precut.cli._parser import number, seed, share, whole
 from precut.cli._show import say, show
 from precut.errors import PrecutError
@@ -56,7 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
     for load in arguments.record:
         if load not in LOADS:
             raise unknown("load", load, LOADS)
-    folder = Path(arguments.runs_dir) / arguments.name
+    if arguments.resume and arguments.overwrite:
+        raise PrecutError("--resume and --overwrite exclude each other; choose one")
+    folder = run_folder(arguments, arguments.name)
     file = folder / "profile.json"
     if file.is_file() and not (arguments.resume or arguments.overwrite):
         raise PrecutError(
@@ -76,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
     )
     if file.is_file() and arguments.resume:
-        found = _known(file, targets)
+        found = _known(file, targets, arguments)
         say(f"keeping {file}")
     else:
         conditions = {"engine_threads": arguments.threads, "split": arguments.split}
@@ -115,10 +117,16 @@ def run(arguments: argparse.Namespace) -> None:
     show(text, data, arguments.json)
 
 
-def _known(file: Path, targets: list[Any]) -> Profile:
+def _known(file: Path, targets: list[Any], arguments: argparse.Namespace) -> Profile:
     from precut.deadline import Profile
 
     found = Profile.load(file, {target.name: target.run for target in targets})
+    for option, key in (("threads", "engine_threads"), ("split", "split")):
+        was, now = found.environment.get(key), getattr(arguments, option)
+        if was is not None and was != now:
+            raise PrecutError(
+                f"{str(file)!r} was measured with --{option} {was}, not {now}: take the same, or another --name"
+            )
     missing = {target.name for target in targets} - {point.name for point in found.points}
     if missing:
         raise PrecutError(

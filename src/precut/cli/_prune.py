@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precut.cli._options import add_model, build, channels_of, load_data
-from precut.cli._parser import whole
+from precut.cli._options import add_model, build, channels_of, keep_form, load_data, refuse_form, run_folder
+from precut.cli._parser import MOST_PIXELS, whole
 from precut.cli._pruning import add_pruning, prune_by
 from precut.cli._show import say, show
 from precut.errors import PrecutError
@@ -35,13 +35,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-root", metavar="FOLDER", help="where datasets lie (default: the environment variable PRECUT_DATA)"
     )
-    parser.add_argument("--input-size", metavar="N", type=whole(), help="side of the images (default 32)")
+    parser.add_argument(
+        "--input-size", metavar="N", type=whole(most=MOST_PIXELS), help="side of the images (default 32)"
+    )
     parser.add_argument("--in-channels", metavar="N", type=whole(), help="default 3")
     parser.add_argument("--num-classes", metavar="N", type=whole(), help="default 10")
     parser.add_argument("--threads", metavar="N", type=whole(), help="of torch (default: torch's choice)")
     parser.add_argument("--name", metavar="NAME", help="of the run (default MODEL-SCORE-DENSITY-sSEED)")
     parser.add_argument("--runs-dir", metavar="FOLDER", default="runs", help="default runs")
     parser.add_argument("--overwrite", action="store_true", help="replace what the folder holds")
+    keep_form(parser, ("width_mult", "model_set", "init", "num_classes", "in_channels"))
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
@@ -49,11 +52,15 @@ def _folder(arguments: argparse.Namespace) -> Path:
     if name is None:
         words = (Path(arguments.model).stem, arguments.score, arguments.density or arguments.structure or "given")
         name = re.sub(r"[^\w.-]", "_", "-".join(map(str, words)) + f"-s{arguments.seed}")
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise PrecutError(f"--name must be the name of one folder below {arguments.runs_dir!r}; got {name!r}")
-    folder = Path(arguments.runs_dir) / str(name)
-    if (folder / "report.json").exists() and not arguments.overwrite:
-        raise PrecutError(f"{str(folder)!r} holds a pruning already: add --overwrite, or choose another --name")
+    folder = run_folder(arguments, name)
+    if not arguments.overwrite:
+        for file, kind in (
+            ("config.json", "a training run"),
+            ("report.json", "a pruning"),
+            ("model.safetensors", "a model"),
+        ):
+            if (folder / file).exists():
+                raise PrecutError(f"{str(folder)!r} holds {kind} already: choose another --name, or add --overwrite")
     return folder
 
 
@@ -69,7 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.support != "dense":
         raise PrecutError("--support fixes the weights beforehand, --score chooses them: leave one out")
-    others = [word for word in (arguments.compare or "").split(",") if word]
+    named = dict.fromkeys(word.strip() for word in (arguments.compare or "").split(","))
+    others = [word for word in named if word not in ("", arguments.score)]
     for name in (arguments.score, *others):
         _ = scores[name]
     folder = _folder(arguments)
@@ -77,6 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     dataset = None if arguments.data is None else load_data(arguments, arguments.input_size)
     if arguments.model.endswith(".safetensors"):
+        refuse_form(arguments)
         model = load(arguments.model)
         kwargs: dict[str, Any] = getattr(model, "precut_spec")["kwargs"]  # noqa: B009
         channels, side = kwargs["in_channels"], arguments.input_size or kwargs["input_size"]
@@ -85,7 +94,9 @@ def run(arguments: argparse.Namespace) -> None:
         channels, side = arguments.in_channels or channels, arguments.input_size or side
         classes = arguments.num_classes or (10 if dataset is None else dataset.num_classes)
         model = build(arguments, classes, side, channels)
-    example = torch.zeros(1, channels, side, side)
+    same = dataset is not None and dataset.image_shape[:2] == (channels, side)  # its images need not be square
+    shape = dataset.image_shape if dataset is not None and same else (channels, side, side)
+    example = torch.zeros(1, *shape)
     reports: dict[str, PruneReport] = {}
     pruned, reports[arguments.score] = prune_by(arguments, model, example, dataset)
     for name in others:

@@ -14,12 +14,15 @@ from precut.errors import PrecutError
 if TYPE_CHECKING:
     from torch import nn
 
-    from precut.data import Dataset
+    from precut.data import Dataset, LazySplit, Split
     from precut.pruning import PruneReport
 
 __all__ = ["add_pruning", "prune_by", "wants_pruning"]
 
-_GIVEN = ("score", "density", "structure", "allocation", "rounds", "min_per_layer", "remove_dead", "schedule")
+_GIVEN = (
+    "score", "density", "structure", "allocation", "rounds", "min_per_layer", "remove_dead", "schedule", "budget", "images"
+)  # fmt: skip
+_IMAGES = 500
 _BATCH = 256
 
 
@@ -51,7 +54,7 @@ def add_pruning(parser: argparse.ArgumentParser, score: str | None = None) -> No
     group.add_argument("--min-per-layer", metavar="N", type=whole(0), help="weights that every layer keeps (default 0)")
     group.add_argument("--structure", metavar="NAME", help="class:8, kernel, block:16, PSD4_P8, 2:4 ...")
     group.add_argument("--budget", metavar="WHAT", help="what --density is a share of: weights (default) or macs")
-    group.add_argument("--images", metavar="N", type=whole(), default=500, help="that snip, grasp, force see (500)")
+    group.add_argument("--images", metavar="N", type=whole(), help=f"that snip, grasp, force see (default {_IMAGES})")
     group.add_argument(
         "--remove-dead", action="store_true", default=None, help="also weights and channels without effect"
     )
@@ -68,12 +71,14 @@ def prune_by(
     example: Any,
     dataset: Dataset | None,
     score: str | None = None,
+    images: Split | LazySplit | None = None,
 ) -> tuple[nn.Module, PruneReport]:
     """The pruned model and the report.
 
     Args:
         dataset: for scores that look at data; None where none was named.
         score: instead of the arguments' own.
+        images: of the dataset, that such scores may see; by default all that are for training.
     """
     from precut.pruning import prune, scores
 
@@ -96,7 +101,9 @@ def prune_by(
         allocation=allocation,
         rounds=arguments.rounds or kind.rounds,
         schedule=arguments.schedule or "exponential",
-        data=_batches(dataset, arguments.images, arguments.seed) if looking and dataset is not None else None,
+        data=_batches(dataset, images or dataset.train, arguments.images or _IMAGES, arguments.seed)
+        if looking and dataset is not None
+        else None,
         ignored_layers=arguments.ignored_layers,
         min_per_layer=arguments.min_per_layer or 0,
         structure=arguments.structure,
@@ -107,12 +114,12 @@ def prune_by(
     )
 
 
-def _batches(dataset: Dataset, images: int, seed: int) -> list[Any]:
+def _batches(dataset: Dataset, split: Split | LazySplit, images: int, seed: int) -> list[Any]:
     """The first training images of a shuffled epoch, normalised, in batches."""
     from precut.data import BatchLoader
 
     size = min(_BATCH, images)
-    loader = BatchLoader(dataset.train, size, dataset.mean, dataset.std, shuffle=True, seed=seed)
+    loader = BatchLoader(split, size, dataset.mean, dataset.std, shuffle=True, seed=seed)
     batches: list[Any] = []
     left = images
     for inputs, targets in loader:

@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.save_trace:
         trace.write(arguments.save_trace)
     report = replay(trace, frontier, arguments.policies, miss_budget=arguments.miss_budget, gamma=arguments.gamma)
+    show(report, report.to_dict(), arguments.json)  # before the picture, which may fail
     if arguments.plot:
         shown = [name for name in report.outcomes if name in ("conformal", "mean-time", "static-p99", "clairvoyant")]
         say(f"picture: {report.plot(arguments.plot, shown or None)}")
-    show(report, report.to_dict(), arguments.json)
 
 
 def _frontier(arguments: argparse.Namespace) -> Frontier:

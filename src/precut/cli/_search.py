@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from precut.cli._options import add_data, add_recipe
-from precut.cli._parser import assignments, number, seed, share, whole
+from precut.cli._options import add_data, add_recipe, changes_of, run_folder
+from precut.cli._parser import number, seed, share, whole
 from precut.cli._show import say, show
 from precut.errors import PrecutError
 
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--space", metavar="FILE", help="YAML: name to list of choices (default: ResNets for CIFAR)")
     add_data(parser, "cifar10")
     parser.add_argument("--images-per-class", metavar="N", type=whole(), help="train on so many of each class")
-    add_recipe(parser, "modern-cifar")
+    add_recipe(parser, "modern-cifar", threads="1")
     parser.add_argument("--min-accuracy", metavar="X", type=share, default=0.0001, help="that is grown from (0 to 1)")
     parser.add_argument("--trials", metavar="N", type=whole(), default=40, help="candidates (default 40)")
     parser.add_argument("--minutes", metavar="X", type=number, help="begin no candidate after so many")
@@ -49,15 +49,12 @@ def run(arguments: argparse.Namespace) -> None:
     from precut.deadline import DEFAULT_SPACE, Plan, Space, check_settings, search, storage_url
     from precut.training import load_recipe
 
-    if not re.fullmatch(r"[\w.-]+", arguments.name) or arguments.name in (".", ".."):
-        raise PrecutError(f"--name must be the name of one folder below {arguments.runs_dir!r}; got {arguments.name!r}")
+    if not re.fullmatch(r"[\w.-]+", arguments.name):  # it names a database's study too
+        raise PrecutError(f"--name takes letters, digits, '_', '.' and '-'; got {arguments.name!r}")
     space = Space.read(arguments.space) if arguments.space else Space(DEFAULT_SPACE)
-    changes = assignments(arguments.set, "--set")
-    for name in ("epochs", "lr", "batch_size", "precision"):
-        if getattr(arguments, name) is not None:
-            changes[name] = getattr(arguments, name)
+    changes = changes_of(arguments)
     load_recipe(arguments.recipe, **changes)  # a wrong one is told before the work
-    folder = (Path(arguments.runs_dir) / arguments.name).resolve()
+    folder = run_folder(arguments, arguments.name).resolve()
     root = arguments.data_root
     settings: dict[str, Any] = {
         "data": arguments.data,
@@ -87,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
         grace_s=arguments.grace,
         until=None if arguments.minutes is None else time.time() + 60 * arguments.minutes,
     )
-    say(f"{len(space)} candidates in the space, {plan.trials} trials, study in {plan.storage}")
+    say(f"{len(space)} candidates in the space, {plan.trials} trials, study in {plan.shown_storage}")
     result = search(plan, arguments.workers, ray=arguments.ray, on_change=_Told(plan.trials))
     runs = " ".join(row["run"] for row in result.best)
     hint = "the same command goes on"

@@ -11,7 +11,9 @@ __all__ = ["say", "show"]
 
 def show(text: object, data: Any, as_json: bool) -> None:
     """Prints ``data`` as JSON, or else ``text``."""
-    print(json.dumps(data, indent=2) if as_json else text)
+    from precut.report import plain
+
+    print(json.dumps(plain(data), indent=2, allow_nan=False) if as_json else text)
 
 
 def say(text: str) -> None:

@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from precut.cli._options import add_model, build
-from precut.cli._parser import whole
+from precut.cli._options import add_model, build, keep_form, refuse_form
+from precut.cli._parser import MOST_PIXELS, whole
 from precut.cli._show import show
-from precut.errors import PrecutError
 
 __all__ = ["configure", "run"]
 
@@ -19,13 +18,15 @@ _FORM = ("support", "width_mult", "model_set", "ignored_layers", "init", "seed",
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL_OR_FILE", help="a name (precut list models) or a saved model's file")
     add_model(parser)
-    parser.add_argument("--input-size", metavar="N", type=whole(), help="side of the images in pixels (default 32)")
+    parser.add_argument(
+        "--input-size", metavar="N", type=whole(most=MOST_PIXELS), help="side of the images in pixels (default 32)"
+    )
     parser.add_argument("--in-channels", metavar="N", type=whole(), default=3)
     parser.add_argument("--num-classes", metavar="N", type=whole(), default=10)
     parser.add_argument("--depth", metavar="N", type=whole(), help="levels of the module tree to show")
     parser.add_argument("--storage", action="store_true", help="also bytes on disk, by form of index")
     parser.add_argument("--traffic", action="store_true", help="also bytes moved, in inference and in a training step")
-    parser.set_defaults(defaults={name: parser.get_default(name) for name in _FORM})
+    keep_form(parser, _FORM)
 
 
 def _is_file(name: str) -> bool:
@@ -40,10 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     from precut.measure import storage, summary, traffic
 
     if _is_file(arguments.model):
-        given = [name for name in _FORM if getattr(arguments, name) != arguments.defaults[name]]
-        if given:
-            option = "--" + given[0].replace("_", "-")
-            raise PrecutError(f"{option} is for a model's name; the file {arguments.model!r} holds its own form")
+        refuse_form(arguments)
         model = load(arguments.model)
         kwargs: dict[str, Any] = model.precut_spec["kwargs"]  # type: ignore[assignment, index]
         channels, side = kwargs["in_channels"], arguments.input_size or kwargs["input_size"]

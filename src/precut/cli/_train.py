@@ -20,6 +20,7 @@ from precut.cli._options import (
     load_data,
     moves_of,
     recipe_of,
+    run_folder,
 )
 from precut.cli._pruning import add_pruning, prune_by, wants_pruning
 from precut.cli._show import say, show
@@ -54,9 +55,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
             form = f"{arguments.score or 'synflow'}-{arguments.density or arguments.structure or 'given'}"
         parts = f"{arguments.model}-{form}-{Path(arguments.data).name}-s{arguments.seed}"
         name = re.sub(r"[^\w.-]", "_", parts)
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise PrecutError(f"--name must be the name of one folder below {arguments.runs_dir!r}; got {name!r}")
-    return Path(arguments.runs_dir) / str(name)
+    return run_folder(arguments, name)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -74,6 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
             f"{str(folder)!r} holds {kind} run: add --resume to go on with it, --overwrite to begin anew, "
             "or choose another --name"
         )
+    if (folder / "report.json").is_file() and not (arguments.resume or arguments.overwrite):
+        raise PrecutError(f"{str(folder)!r} holds a pruning: choose another --name, or add --overwrite to replace it")
     if arguments.resume and arguments.overwrite:
         raise PrecutError("--resume and --overwrite exclude each other; choose one")
     if arguments.dynamic_set and not arguments.dynamic:
@@ -83,17 +84,18 @@ def run(arguments: argparse.Namespace) -> None:
     moves = moves_of(arguments)
     dataset = load_data(arguments, arguments.image_size)
     channels, side = channels_of(dataset)
+    example = torch.zeros(1, *dataset.image_shape)
     model = build(arguments, dataset.num_classes, side, channels)
     if arguments.dynamic:
         train_dynamic(arguments, model, dataset, recipe, folder)
         return
     support = arguments.support
     if wants_pruning(arguments):
-        model, report = prune_by(arguments, model, torch.zeros(1, channels, side, side), dataset)
+        model, report = prune_by(arguments, model, example, dataset, images=recipe.split(dataset)[0])
         support = f"{report.score} {report.structure or 'weights'}"
         for line in report.warnings:
             say(f"warning: {line}")
-    counts = summary(model, torch.zeros(1, channels, side, side))
+    counts = summary(model, example)
     say(f"{arguments.model}, support {support}, on {dataset.name}: {recipe.epochs} epochs into {folder}")
     try:
         result = fit(

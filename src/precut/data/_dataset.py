@@ -114,14 +114,15 @@ class Dataset:
     def take(self, n_per_class: int, seed: int = 0, test_per_class: int | None = None) -> Dataset:
         """A smaller dataset with ``n_per_class`` training images of every class, drawn by ``seed``.
 
-        The test split stays whole unless ``test_per_class`` says how many of its images to keep, a class.
+        The test split stays whole unless ``test_per_class`` says how many of its images to keep, a class. It has a name
+        of its own, so that nobody takes the whole dataset's validation images for images that were held out here.
 
         Raises:
             PrecutError: a class has fewer images.
         """
         train = _take(self.train, n_per_class, seed, self.classes)
         test = self.test if test_per_class is None else _take(self.test, test_per_class, seed, self.classes)
-        return replace(self, train=train, test=test)
+        return replace(self, name=f"{self.name}, {n_per_class} of each class", train=train, test=test)
 
 
 def hold_out(

@@ -61,6 +61,10 @@ class ValidationPart(TreePart):
 
     tree: Tree
 
+    @property
+    def files(self) -> list[Path]:
+        return [*super().files, *self.tree.paths(["wnids.txt", _ANNOTATIONS])]
+
     def entries(self, classes: tuple[str, ...] | None) -> tuple[list[str], list[int], tuple[str, ...]]:
         classes = classes or _wnids(self.tree)
         number = {wnid: label for label, wnid in enumerate(classes)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,7 @@ class Measured:
 @lru_cache(maxsize=4)
 def _dataset(name: str, root: str | None, per_class: int | None, side: int | None) -> Dataset:
     dataset = load_data(name, root=root, image_size=side)
-    if per_class is None:
-        return dataset
-    # Another name, so that nobody takes the whole dataset's validation images for images that were held out here.
-    return replace(dataset.take(per_class), name=f"{name}, {per_class} of each class")
+    return dataset if per_class is None else dataset.take(per_class)
 
 
 def build(candidate: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Module:
@@ -91,7 +88,7 @@ def build(candidate: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Modul
     if support != "dense":
         return sparsify(model, support, seed=seed)
     if density < 1:
-        return prune(model, score, density, torch.zeros(1, channels, side, side), rounds=20, seed=seed)[0]
+        return prune(model, score, density, torch.zeros(1, *dataset.image_shape), rounds=20, seed=seed)[0]
     return model
 
 
@@ -168,14 +165,15 @@ def evaluate(candidate: Mapping[str, Any], settings: Mapping[str, Any], folder: 
     except PrecutError as error:
         raise Rejected(str(error)) from None
     report(0.0, seconds)
+    resume = (folder / "config.json").exists()
     result = fit(
         model,
         dataset,
         recipe,
         run_dir=folder,
         seed=seed,
-        threads=threads,
-        resume=(folder / "config.json").exists(),
+        threads=None if resume else threads,  # it goes on with those that it began with
+        resume=resume,
         progress=False,
         callbacks=[_Rungs(report)],
     )

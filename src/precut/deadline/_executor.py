@@ -142,6 +142,7 @@ class Executor:
                 raise PrecutError("this executor is closed; it takes no more requests")
             now = self._clock()
             request = Request(now + deadline_s, self._number, now, inputs, Future())
+            request.future.set_running_or_notify_cancel()  # once it is taken it is answered: it cannot be cancelled
             self._number += 1
             if deadline_s <= 0:
                 self._drop(request, "its deadline had passed when it came")
@@ -230,7 +231,7 @@ class Executor:
             return None
         measured = decision.point.table_batch(size)
         if not decision.promised and self._least[decision.point.name, measured] > left:
-            self.selector.observe(decision, math.inf)
+            self._observe(decision, math.inf)
             self._drop(heapq.heappop(self._queue), "not even the quickest call ever measured would be in time")
             return None
         requests = [heapq.heappop(self._queue) for _ in range(size)]
@@ -240,6 +241,12 @@ class Executor:
         limit = max(self.hang_least_s, self.hang_factor * expected)
         return _Job(requests, decision, self.points[decision.point.name], self._clock(), limit)
 
+    def _observe(self, decision: Decision, seconds: float) -> None:
+        try:
+            self.selector.observe(decision, seconds)
+        except Exception as error:  # its state was replaced during the call, say: no reason to end the service
+            self._event("selector", f"observe raised {type(error).__name__}: {error}")
+
     def _finish(self, job: _Job, value: Any, error: BaseException | None) -> None:
         """Books a call that came back, with its value or its error."""
         now = self._clock()
@@ -248,7 +255,7 @@ class Executor:
         if seconds < 0:
             self._event("clock", f"the clock ran back by {-seconds:.3f} s or more while point {name!r} was at work")
         # What was not timed, or gave no answer, keeps no promise and teaches nothing.
-        self.selector.observe(job.decision, math.inf if error is not None or seconds < 0 else seconds)
+        self._observe(job.decision, math.inf if error is not None or seconds < 0 else seconds)
         if error is None:
             self._strikes[name] = 0
             for request, own in zip(job.requests, value, strict=True):
@@ -275,7 +282,7 @@ class Executor:
         name = job.point.name
         self._event("hung", f"point {name!r} gave no answer within {job.limit:.3f} s; its thread is left to itself")
         self._hung[name] += 1
-        self.selector.observe(job.decision, math.inf)
+        self._observe(job.decision, math.inf)
         for request in job.requests:
             self._settle(request, None, FAILED, job, note=f"point {name!r} hung")
         self._job = None
@@ -323,7 +330,9 @@ class Executor:
                 inputs = [request.inputs for request in job.requests]
                 run = job.point.run
                 assert run is not None
-                value = self._part(run(*self._join(inputs)), inputs)
+                value = list(self._part(run(*self._join(inputs)), inputs))
+                if len(value) != len(inputs):
+                    raise PrecutError(f"part gave {len(value)} answers for {len(inputs)} requests")
             except BaseException as raised:  # SystemExit too: one point's end is not the service's
                 error = raised
             with self._changed:

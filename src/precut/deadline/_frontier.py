@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from precut._files import atomic_write
-from precut.deadline._machine import check_machine
+from precut.deadline._machine import DAMAGE, check_machine, damaged
 from precut.deadline._mcnemar import mcnemar
 from precut.deadline._point import Point
 from precut.errors import PrecutError, unknown, whole
@@ -237,10 +237,13 @@ class Frontier:
         where = data.get("environment")
         if where is not None and not other_machine:
             check_machine(path, where)
-        points = [Point.from_dict(entry, (runs or {}).get(entry.get("name", ""))) for entry in data["points"]]
-        frontier = cls(points, data["time"], batch=data["batch"], environment=where)
-        frontier.loss = data["loss"]
-        frontier.dropped = [(name, why) for name, why in data["dropped"]]
+        try:
+            points = [Point.from_dict(entry, (runs or {}).get(entry.get("name", ""))) for entry in data["points"]]
+            frontier = cls(points, data["time"], batch=data["batch"], environment=where)
+            frontier.loss = data["loss"]
+            frontier.dropped = [(name, why) for name, why in data["dropped"]]
+        except DAMAGE as error:
+            raise damaged(path, error) from None
         return frontier
 
 

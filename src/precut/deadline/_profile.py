@@ -16,7 +16,7 @@ from torch import nn
 from precut._environment import environment
 from precut._files import atomic_write
 from precut.deadline._frontier import Frontier
-from precut.deadline._machine import check_machine
+from precut.deadline._machine import DAMAGE, check_machine, damaged
 from precut.deadline._point import Point
 from precut.deadline._quantiles import needed_samples
 from precut.deadline._target import Target, served
@@ -126,11 +126,14 @@ class Profile:
             raise PrecutError(f"{str(path)!r} is not JSON: {error}") from None
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise PrecutError(f"{str(path)!r} is not a profile (format {_FORMAT!r}); precut profile writes one")
-        there = data["environment"]
+        there = data.get("environment") or {}
         if not other_machine:
             check_machine(path, there)
-        points = tuple(Point.from_dict(entry, (runs or {}).get(entry.get("name", ""))) for entry in data["points"])
-        return cls(points, there, data["rounds"], data["warmup"], tuple(data["no_energy"]))
+        try:
+            points = tuple(Point.from_dict(entry, (runs or {}).get(entry.get("name", ""))) for entry in data["points"])
+            return cls(points, there, data["rounds"], data["warmup"], tuple(data["no_energy"]))
+        except DAMAGE as error:
+            raise damaged(path, error) from None
 
 
 def _or_none(point: Point, name: str, batch: int) -> float | None:

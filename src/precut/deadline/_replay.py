@@ -52,7 +52,7 @@ def replay(
                 f"the trace has no latencies of point {point.name!r}; it has {', '.join(trace.points)}: record it with the "
                 "points of this profile"
             )
-    world = World(frontier, trace, miss_budget, gamma, options)
+    world = World(_at_batch(frontier, trace), trace, miss_budget, gamma, options)
     chosen = list(policies) if run is None else run
     named: Mapping[str, Policy] = (
         chosen if isinstance(chosen, Mapping) else {name: policies[name](world) for name in chosen}
@@ -61,6 +61,15 @@ def replay(
         raise PrecutError("replay needs at least one policy; got none")
     best = _serve(trace, Clairvoyant(world))
     return Replay(trace, {name: _serve(trace, policy) for name, policy in named.items()}, best)
+
+
+def _at_batch(frontier: Frontier | Sequence[Point], trace: Trace) -> Frontier | Sequence[Point]:
+    """The points with the times of the batch that the trace was recorded at: what policies ask for is a call's time."""
+    batch = int(trace.meta.get("batch", frontier.batch if isinstance(frontier, Frontier) else 1))
+    if all(len(point.samples) == 1 for point in frontier):
+        return frontier
+    points = [Point(p.name, p.accuracy, p.samples[p.table_batch(batch)]) for p in frontier]
+    return Frontier(points, frontier.time) if isinstance(frontier, Frontier) else points
 
 
 def _serve(trace: Trace, policy: Policy) -> Outcome:

@@ -65,7 +65,7 @@ class SearchResult:
         keys = [column.key for column in columns]
         rows = [{key: row.get(key) for key in keys} for row in self.best]
         told = ", ".join(f"{number} {state}" for state, number in self.counts.items() if number)
-        return Table(rows, columns, title=f"study {self.plan.name}: {told}", notes=[f"in {self.plan.storage}"])
+        return Table(rows, columns, title=f"study {self.plan.name}: {told}", notes=[f"in {self.plan.shown_storage}"])
 
     def __str__(self) -> str:
         return str(self.table())
@@ -160,7 +160,8 @@ def _run_here(plan: Plan, workers: int, folder: Path, tell: Callable[[], None]) 
     def start(number: int) -> subprocess.Popen[bytes]:
         with (folder / f"worker-{number}.log").open("ab") as log:
             command = [sys.executable, "-m", "precut.deadline._worker", str(file), str(number)]
-            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            # In a session of its own: a terminal's Ctrl-C comes to this process alone, which passes it on once.
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
     running = {number: start(number) for number in range(workers)}
     restarts = 0

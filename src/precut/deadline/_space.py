@@ -41,6 +41,8 @@ class Space:
         self.choices: dict[str, list[Any]] = {}
         for name, values in choices.items():
             given = list(values) if isinstance(values, (list, tuple)) else [values]
+            if name == "support" and not all(isinstance(value, str) for value in given):
+                raise PrecutError(f"supports are names (in YAML, quote those with a colon: '2:4'); got {given!r}")
             labels = [self.label(value) for value in given]
             if not given or len(set(labels)) != len(labels):
                 raise PrecutError(f"{name!r} of the search space needs different choices, at least one; got {values!r}")

@@ -7,6 +7,7 @@ import datetime
 import importlib
 import inspect
 import json
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -66,6 +67,11 @@ class Plan:
     until: float | None = None
     objective: str = field(default=_REAL)
 
+    @property
+    def shown_storage(self) -> str:
+        """The storage's URL without its password."""
+        return re.sub(r"(://[^:/@]*:)[^@/]*@", r"\1***@", self.storage)
+
     def identity(self) -> dict[str, Any]:
         """What must not change when a study goes on: its results would not be comparable."""
         keys = ("space", "settings", "eta", "rungs", "objective", "min_accuracy")
@@ -114,16 +120,18 @@ def open_study(plan: Plan, worker: int = 0) -> optuna.Study:
                 study_name=plan.name,
                 directions=["minimize", "maximize"],
                 load_if_exists=True,
-                sampler=make_sampler(plan.sampler, Space(plan.space), plan.min_accuracy, plan.seed, worker),
             )
+            # A study that goes on must not draw the same candidates again.
+            seed = plan.seed + 1009 * len(study.get_trials(deepcopy=False))
+            study.sampler = make_sampler(plan.sampler, Space(plan.space), plan.min_accuracy, seed, worker)
         except ImportError as error:
             raise PrecutError(
-                f"the database {plan.storage!r} needs a driver that is not installed ({error}); for PostgreSQL: "
+                f"the database {plan.shown_storage!r} needs a driver that is not installed ({error}); for PostgreSQL: "
                 "pip install 'precut[postgres]'"
             ) from None
         except SQLAlchemyError as error:
             first = str(error).splitlines()[0]
-            raise PrecutError(f"the database {plan.storage!r} cannot be used: {first}") from None
+            raise PrecutError(f"the database {plan.shown_storage!r} cannot be used: {first}") from None
     known = study.user_attrs.get("plan")
     if known is None:
         study.set_user_attr("plan", plan.identity())
@@ -189,10 +197,21 @@ def _first_number(trial: Any) -> int:
     return int(trial.system_attrs.get(_HISTORY, [trial.number])[0])
 
 
-def work(plan: Plan, worker: int = 0, on_trial: Callable[[Mapping[str, Any]], None] | None = None) -> int:
+def work(
+    plan: Plan,
+    worker: int = 0,
+    on_trial: Callable[[Mapping[str, Any]], None] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> int:
     """Works on the study until its trials are finished or the time is over; gives how many this worker finished.
 
     Trials of workers that fell silent are begun again, in their old run folder, so that training goes on.
+
+    Args:
+        stopping: asked between trials and whenever one reports; once it says True the trial is handed back.
+
+    Raises:
+        KeyboardInterrupt: so stopped.
     """
     optuna = _optuna()
     study = open_study(plan, worker)
@@ -216,6 +235,8 @@ def work(plan: Plan, worker: int = 0, on_trial: Callable[[Mapping[str, Any]], No
 
         def report(fraction: float, value: float) -> None:
             nonlocal seconds, before
+            if stopping():
+                raise KeyboardInterrupt
             if fraction == 0:
                 seconds = value
                 return
@@ -225,12 +246,12 @@ def work(plan: Plan, worker: int = 0, on_trial: Callable[[Mapping[str, Any]], No
             if rung is None or key in frozen.user_attrs:  # passed in an earlier life
                 return
             trial.set_user_attr(key, [seconds, value])
-            others = [
-                tuple(other.user_attrs[key])
+            others = {  # once each: a trial that was begun again has its former life's values
+                _first_number(other): tuple(other.user_attrs[key])
                 for other in study.get_trials(deepcopy=False)
-                if other.number != trial.number and _first_number(other) != number and key in other.user_attrs
-            ]
-            if not keeps_going((seconds, value), others, plan.eta):
+                if _first_number(other) != number and key in other.user_attrs
+            }
+            if not keeps_going((seconds, value), list(others.values()), plan.eta):
                 raise Halved(f"{value:.4f} at {fraction:.2f} of the training")
 
         try:
@@ -238,12 +259,12 @@ def work(plan: Plan, worker: int = 0, on_trial: Callable[[Mapping[str, Any]], No
         except Halved as stop:
             told.append(trial.number)
             raise optuna.TrialPruned(str(stop)) from None
-        except (PrecutError, RuntimeError) as error:
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            raise
         except Rejected as why:
             trial.set_user_attr("rejected", str(why))
             raise optuna.TrialPruned(str(why)) from None
+        except Exception as error:  # a fault of the objective: it ends this worker, and others are to know why
+            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            raise
         trial.set_user_attr("facts", measured.facts)
         told.append(trial.number)
         return measured.seconds, measured.accuracy
@@ -257,13 +278,14 @@ def work(plan: Plan, worker: int = 0, on_trial: Callable[[Mapping[str, Any]], No
             over = found["finished"] + found["halved"] + found["rejected"]
             if over >= plan.trials:
                 break
+            if stopping():
+                raise KeyboardInterrupt
             if over + found["running"] >= plan.trials and not found["waiting"]:
                 time.sleep(min(1.0, plan.heartbeat_s / 2))  # the last ones are others'; one may fall silent
                 continue
             if found["failed"] > max(3, plan.trials // 4):
-                raise PrecutError(
-                    f"{found['failed']} trials of study {plan.name!r} failed; one: {failures_of(study)[-1]}"
-                )
+                causes = failures_of(study) or ["see the logs of the workers"]
+                raise PrecutError(f"{found['failed']} trials of study {plan.name!r} failed; one: {causes[-1]}")
             try:
                 study.optimize(run, n_trials=1, catch=(PrecutError, RuntimeError))
             except optuna.exceptions.UpdateFinishedTrialError:

@@ -15,6 +15,7 @@ from precut.data import BatchLoader, Dataset, LazySplit, Split
 from precut.data import load as load_data
 from precut.engine import compile as compile_model
 from precut.errors import PrecutError, unknown
+from precut.training import check_logits
 
 __all__ = ["Target", "load_targets", "served"]
 
@@ -95,6 +96,9 @@ def load_targets(
     wanted = data or trained_on[0]
     if wanted is None:
         raise PrecutError(f"{str(files[0])!r} does not say what it was trained on; pass --data NAME")
+    if data is None and len(set(trained_on)) > 1:
+        told = ", ".join(f"{name} on {it!r}" for name, it in zip(names, trained_on, strict=True))
+        raise PrecutError(f"these models were trained on different data ({told}); name the data to judge them by")
     dataset = load_data(wanted, root=data_root)
     images = dataset.test if split == "test" else _held_out(dataset, files, specs)
     loader = BatchLoader(images, max(batch, 100), dataset.mean, dataset.std)
@@ -103,6 +107,7 @@ def load_targets(
     for name, file, spec in zip(names, files, specs, strict=True):
         model = checkpoint.load(file)
         run = _compiled(model, example, (spec["model"] or {}).get("kwargs", {}).get("input_size"), threads)
+        check_logits(run(example), len(example), dataset.num_classes)
         correct = [right for images_, labels in loader for right in (run(images_).argmax(1) == labels).tolist()]
         memory = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         targets.append(Target(name, run, sum(correct) / len(correct), memory, correct))

@@ -144,9 +144,13 @@ class Trace:
                 )
         meta = {key: value for key, value in header.items() if key not in ("format", "accuracy")}
         latency = np.array([rows["latency"][name] for name in names], dtype=np.float64).T
+        try:
+            known = {name: float(known[name]) for name in names}
+        except (TypeError, ValueError):
+            raise PrecutError(f"{str(path)!r} has accuracies that are no numbers: {known!r:.200}") from None
         return cls(
             tuple(names),
-            tuple(float(known[name]) for name in names),
+            tuple(known[name] for name in names),
             np.asarray(rows["arrival"], dtype=np.float64),
             np.asarray(rows["deadline"], dtype=np.float64),
             latency.reshape(len(rows["arrival"]), len(names)),
@@ -164,7 +168,7 @@ def _read_lines(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     arrival: list[float] = []
     deadline: list[float] = []
     latency: dict[str, list[float]] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,9 +19,13 @@ def main(words: list[str]) -> int:
     plan = Plan(**json.loads(Path(words[0]).read_text(encoding="utf-8")))
     number = int(words[1])
     # What the user killed must not train on alone; a worker belongs to the process that started it.
+    # Not raised wherever it comes: a question to the database that is cut short keeps the database locked. Training
+    # notices the signal by itself.
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
-        work(plan, number)
+        work(plan, number, stopping=stop.is_set)
     except PrecutError as error:
         print(f"precut: error: {error}", file=sys.stderr)
         return 2

@@ -132,7 +132,13 @@ def fit(
     dyn.set_point(dyn.full)
     if run_dir is not None:
         dyn.save(
-            Path(run_dir) / "model.safetensors", {"points": rows, "recipe": plan.to_dict(), "dataset": dataset.name}
+            Path(run_dir) / "model.safetensors",
+            {
+                "points": rows,
+                "recipe": plan.to_dict(),
+                "dataset": dataset.name,
+                "image_shape": list(dataset.image_shape),
+            },
         )
         atomic_write(Path(run_dir) / "points.json", json.dumps(rows, indent=2) + "\n")
     return JointResult(rows, result)

@@ -127,27 +127,26 @@ def load_claim(name_or_path: str | Path) -> Claim:
     for key in raw:
         if key not in _CLAIM_KEYS:
             raise unknown(f"field of claim {name!r}", key, _CLAIM_KEYS)
+    for key, kind, told in (("data", str, "the name of a dataset"), ("recipe", dict, "{name: ..., field: value}")):
+        if not isinstance(raw.get(key, {} if kind is dict else None), kind):
+            raise PrecutError(f"{key} of claim {name!r} must be {told}; got {raw.get(key)!r}")
     shared = dict(raw.get("recipe") or {})
     by_order: list[tuple[int, Run]] = []
     for entry in raw["runs"]:
-        for key in entry:
-            if key not in _RUN_KEYS:
-                raise unknown(f"field of a run of claim {name!r}", key, _RUN_KEYS)
-        if "prune" in entry and "support" in entry:
-            raise PrecutError(f"run {entry.get('name')!r} of claim {name!r} has both support and prune; choose one")
+        _check_entry(entry, name)
         changes = {**shared, **(entry.get("recipe") or {})}
         recipe = changes.pop("name", "modern-cifar")
-        for order, seed in enumerate(entry.get("seeds", [0])):
+        for order, seed in enumerate(entry.get("seeds") or [0]):
             run = Run(
                 name=str(entry["name"]),
                 seed=int(seed),
                 model=entry["model"],
                 kwargs=dict(entry.get("kwargs") or {}),
-                support=entry.get("support", "dense"),
+                support=entry.get("support") or "dense",
                 recipe=recipe,
                 changes=changes,
-                ignored_layers=tuple(entry.get("ignored_layers", ())),
-                init=entry.get("init", "fresh"),
+                ignored_layers=tuple(entry.get("ignored_layers") or ()),
+                init=entry.get("init") or "fresh",
                 group=str(entry.get("group", "")),
                 prune=entry.get("prune"),
                 move=entry.get("move"),
@@ -161,6 +160,40 @@ def load_claim(name_or_path: str | Path) -> Claim:
         if keys.count(key) > 1:
             raise PrecutError(f"claim {name!r} has the run {key!r} twice; names with seeds must differ")
     return Claim(name, str(raw.get("question", "")), raw["data"], int(raw.get("input_size", 32)), runs)
+
+
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "name": ((str, int, float), "a name"),
+    "model": (str, "a model's name"),
+    "kwargs": (dict, "the model's arguments"),
+    "support": ((str, dict), "a support's name (quote one with a colon: '2:4'), or a mapping"),
+    "prune": (dict, "a mapping of prune's arguments"),
+    "move": (dict, "a mapping of MovingSupports' options"),
+    "dynamic": (dict, "a mapping"),
+    "ignored_layers": (list, "a list of globs"),
+    "init": (str, "fresh or project"),
+    "recipe": (dict, "a mapping of fields to values"),
+    "seeds": (list, "a list of whole numbers"),
+}
+
+
+def _check_entry(entry: Any, claim: str) -> None:
+    """Refuses what is no run."""
+    for key in entry if isinstance(entry, dict) else ():
+        if key not in _RUN_KEYS:
+            raise unknown(f"field of a run of claim {claim!r}", key, _RUN_KEYS)
+    if not isinstance(entry, dict) or "name" not in entry or "model" not in entry:
+        raise PrecutError(f"a run of claim {claim!r} is a mapping with name and model; got {entry!r:.100}")
+    where = f"run {entry['name']!r} of claim {claim!r}"
+    for key, value in entry.items():
+        kind, told = _KINDS.get(key, (object, ""))
+        if value is not None and (not isinstance(value, kind)):
+            raise PrecutError(f"{where}: {key} must be {told}; got {value!r}")
+    if not all(isinstance(seed, int) and seed >= 0 for seed in entry.get("seeds") or [0]):
+        raise PrecutError(f"{where}: seeds must be whole numbers of at least 0; got {entry['seeds']!r}")
+    for one, other in (("prune", "support"), ("move", "dynamic")):
+        if entry.get(one) is not None and entry.get(other) is not None:
+            raise PrecutError(f"{where} has both {other} and {one}; choose one")
 
 
 def spread(values: list[float]) -> float | None:

@@ -18,8 +18,9 @@ from torch import nn
 
 from precut.dynamic import Point, make_dynamic, train_ladder
 from precut.errors import PrecutError
-from precut.measure import environment, summary
-from precut.training import fit, resolve_precision
+from precut.experiments._row import row_of
+from precut.measure import summary
+from precut.training import fit
 
 if TYPE_CHECKING:
     from precut.data import Dataset
@@ -54,32 +55,7 @@ def do_dynamic(
         keys = ("macs", "params", "test_accuracy")
         points = [{key: round(row[key], 4) for key in keys} for row in joint.points]
     counts = summary(net, torch.zeros(1, *dataset.image_shape))
-    return {
-        "run": run.name,
-        "seed": run.seed,
-        "group": run.group,
-        "model": run.model,
-        "kwargs": json.dumps(dict(run.kwargs), sort_keys=True),
-        "support": run.described,
-        "init": run.init,
-        "recipe": run.recipe,
-        "changes": json.dumps(dict(run.changes), sort_keys=True),
-        "epochs": recipe.epochs,
-        "precision": resolve_precision(recipe.precision, torch.device("cpu")),
-        "params": counts.params,
-        "params_dense": counts.params_dense,
-        "macs": counts.macs,
-        "macs_dense": counts.macs_dense,
-        "val_accuracy": f"{result.val_accuracy:.4f}",
-        "test_accuracy": f"{result.test_accuracy:.4f}",
-        "best_epoch": result.best_epoch,
-        "seconds": f"{result.seconds:.0f}",
-        "threads": threads or torch.get_num_threads(),
-        "torch": torch.__version__,
-        "cpu": environment().get("cpu", ""),
-        "dynamic": json.dumps(dict(run.dynamic or {}), sort_keys=True),
-        "points": json.dumps(points) if points else "",
-    }
+    return {**row_of(run, recipe, counts, result, threads), "points": json.dumps(points) if points else ""}
 
 
 def _alone(run: Run, options: dict[str, Any], model: nn.Module, dataset: Dataset, folder: Path) -> nn.Module:

@@ -5,32 +5,26 @@ from __future__ import annotations
 import csv
 import fnmatch
 import io
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from precut._files import atomic_write
+from precut._files import atomic_write, locked
 from precut.data import BatchLoader, Dataset
 from precut.data import load as load_data
-from precut.errors import PrecutError, unknown
+from precut.errors import unknown
 from precut.experiments._claim import Claim, Run
 from precut.experiments._dynamic import do_dynamic
+from precut.experiments._row import COLUMNS, check_same, row_of
 from precut.layers import init_fresh_, sparsify
-from precut.measure import environment, summary
+from precut.measure import summary
 from precut.models import create_model
 from precut.pruning import prune, scores
-from precut.training import MovingSupports, Recipe, fit, load_recipe, resolve_precision
+from precut.training import MovingSupports, Recipe, fit, load_recipe
 
 __all__ = ["COLUMNS", "build", "read_rows", "recipe_of", "run_claim"]
-
-COLUMNS = (
-    "run", "seed", "group", "model", "kwargs", "support", "init", "recipe", "changes", "epochs", "precision",
-    "params", "params_dense", "macs", "macs_dense", "val_accuracy", "test_accuracy", "best_epoch", "seconds",
-    "threads", "torch", "cpu", "prune", "move", "dynamic", "points",
-)  # fmt: skip
 
 _SCORED_IMAGES = 500
 
@@ -61,7 +55,9 @@ def _pruned(model: torch.nn.Module, run: Run, dataset: Dataset) -> torch.nn.Modu
     count = options.pop("images", _SCORED_IMAGES)
     name = options.get("score", "synflow")
     if name in scores and scores[name].needs_data:
-        loader = BatchLoader(dataset.train, count, dataset.mean, dataset.std, shuffle=True, seed=run.seed)
+        # Labels are looked at: not those of the images that choose the epoch.
+        train = recipe_of(run).split(dataset)[0]
+        loader = BatchLoader(train, count, dataset.mean, dataset.std, shuffle=True, seed=run.seed)
         options["data"] = [next(iter(loader))]
     example = torch.zeros(1, *dataset.image_shape)
     pruned, _ = prune(model, example_inputs=example, ignored_layers=run.ignored_layers, seed=run.seed, **options)
@@ -114,15 +110,25 @@ def run_claim(
         raise unknown(f"run of claim {claim.name!r}", only, [run.key for run in claim.runs])
     dataset = load_data(claim.data, root=data_root)
     for run in chosen:
-        rows = list(read_rows(results))  # another process may be working on the same queue
-        if any(row["run"] == run.name and int(row["seed"]) == run.seed for row in rows):
-            continue
-        row = _do(run, claim, dataset, runs_folder / claim.name / run.key, threads, progress)
-        rows = [*read_rows(results), row]
-        _write_rows(results, rows)
+        folder = runs_folder / claim.name / run.key
+        with locked(folder.with_name(f"{folder.name}.lock")) as mine:
+            # Other processes may be working on the same queue.
+            if not mine or _finished(run, results):
+                continue
+            row = _do(run, claim, dataset, folder, threads, progress)
+            with locked(results.with_name(f".{results.name}.lock"), wait=True):
+                _write_rows(results, [*read_rows(results), row])
         if on_row is not None:
             on_row(row)
     return list(read_rows(results))
+
+
+def _finished(run: Run, results: Path) -> bool:
+    for row in read_rows(results):
+        if row["run"] == run.name and int(row["seed"]) == run.seed:
+            check_same(row, run, results)
+            return True
+    return False
 
 
 def _do(run: Run, claim: Claim, dataset: Dataset, folder: Path, threads: int | None, progress: bool) -> dict[str, Any]:
@@ -143,32 +149,4 @@ def _do(run: Run, claim: Claim, dataset: Dataset, folder: Path, threads: int | N
         progress=progress,
         callbacks=[] if run.move is None else [MovingSupports.of({"seed": run.seed, **run.move})],
     )
-    if result.test_accuracy is None:
-        raise PrecutError(f"run {run.key!r} ended without a test accuracy")
-    machine = environment()
-    return {
-        "run": run.name,
-        "seed": run.seed,
-        "group": run.group,
-        "model": run.model,
-        "kwargs": json.dumps(dict(run.kwargs), sort_keys=True),
-        "support": run.described,
-        "init": run.init,
-        "recipe": run.recipe,
-        "changes": json.dumps(dict(run.changes), sort_keys=True),
-        "epochs": recipe.epochs,
-        "precision": resolve_precision(recipe.precision, torch.device("cpu")),
-        "params": counts.params,
-        "params_dense": counts.params_dense,
-        "macs": counts.macs,
-        "macs_dense": counts.macs_dense,
-        "val_accuracy": f"{result.val_accuracy:.4f}",
-        "test_accuracy": f"{result.test_accuracy:.4f}",
-        "best_epoch": result.best_epoch,
-        "seconds": f"{result.seconds:.0f}",
-        "threads": threads or torch.get_num_threads(),
-        "torch": torch.__version__,
-        "cpu": machine.get("cpu", ""),
-        "prune": "" if run.prune is None else json.dumps(dict(run.prune), sort_keys=True),
-        "move": "" if run.move is None else json.dumps(dict(run.move), sort_keys=True),
-    }
+    return row_of(run, recipe, counts, result, threads)

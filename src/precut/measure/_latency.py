@@ -161,8 +161,9 @@ def device_of(target: Any, inputs: tuple[Any, ...]) -> torch.device:
 def time_calls(
     target: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device, repeats: int, min_time: float
 ) -> list[float]:
-    """Seconds of single calls, until there are ``repeats`` and ``min_time`` seconds are over; synchronised on CUDA."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else None
+    """Seconds of single calls, until there are ``repeats`` and ``min_time`` seconds are over; synchronised where they only
+    enqueue their work (an accelerator)."""
+    wait = None if device.type == "cpu" else torch.accelerator.synchronize
     seconds: list[float] = []
     began = time.perf_counter()
     while True:

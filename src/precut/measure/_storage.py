@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from precut.layers import SparseLayer
+from precut.layers import SparseLayer, scattered
 from precut.measure._inputs import check_model
 from precut.report import Column, Table, byte_size
 from precut.supports import Periodic, Support
@@ -162,6 +162,11 @@ def _spec(name: str, support: Support) -> int:
     return len(json.dumps(text)) - 2 + len(", ")
 
 
+def _place(tensor: torch.Tensor) -> int:
+    """What two names of one tensor share. Empty tensors and those of the meta device have no address."""
+    return tensor.data_ptr() or id(tensor)
+
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -178,15 +183,18 @@ def storage(model: nn.Module) -> Storage:
     written: set[Any] = set()
     covered: set[int] = set()
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
+        chosen = scattered(module)
+        weight: Any = module.parametrizations.weight.original if chosen else getattr(module, "weight", None)
         if not isinstance(module, (SparseLayer, nn.Linear, *_CONVOLUTIONS)) or not isinstance(weight, nn.Parameter):
             continue
-        if weight.data_ptr() in covered:
+        if _place(weight) in covered:
             continue
-        covered.add(weight.data_ptr())
+        covered.add(_place(weight))
         size = weight.element_size()
-        if isinstance(module, SparseLayer):
-            support = module.support
+        support = module.support if isinstance(module, SparseLayer) else None
+        if chosen is not None:
+            support = chosen.maker.support(chosen.dense_shape)
+        if support is not None:
             dense = support.numel
             bits = -(-dense // 8)
             index = (_csr(support), _codes(support), bits, _periodic(support, written), _spec(name, support))
@@ -197,8 +205,8 @@ def storage(model: nn.Module) -> Storage:
             StorageRow(name or "(model)", label, weight.numel(), dense, weight.numel() * size, dense * size, *index)
         )
     other = 0
-    for value in model.state_dict().values():
-        if isinstance(value, torch.Tensor) and value.data_ptr() not in covered:
-            covered.add(value.data_ptr())
+    for value in model.state_dict(keep_vars=True).values():
+        if isinstance(value, torch.Tensor) and _place(value) not in covered:
+            covered.add(_place(value))
             other += value.numel() * value.element_size()
     return Storage(rows, other)

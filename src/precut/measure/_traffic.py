@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from precut.errors import unknown
-from precut.measure._trace import Call, Trace, trace
+from precut.measure._trace import Call, Trace, compact_weight, trace
 from precut.report import Column, Table, byte_size, percent
 
 __all__ = ["OPTIMIZER_STATES", "PHASES", "Traffic", "TrafficRow", "traffic", "traffic_of"]
@@ -113,10 +113,10 @@ def _optimizer_bytes(model: nn.Module, states: int) -> tuple[int, int]:
     kept = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     missing = 0
     for module in model.modules():
-        if hasattr(module, "precut_op"):
-            weight: Any = module.weight
-            if weight.requires_grad:
-                missing += (math.prod(module.dense_shape) - weight.numel()) * weight.element_size()  # type: ignore[arg-type]
+        compact = compact_weight(module)
+        if compact is not None:
+            weight = next(module.parameters())
+            missing += (math.prod(compact[1]) - compact[0]) * weight.element_size() * weight.requires_grad
     moves = 3 + 2 * states
     return moves * kept, moves * (kept + missing)
 

@@ -10,6 +10,7 @@ from precut.report._plots import pareto_front as pareto_front
 from precut.report._plots import pareto_plot as pareto_plot
 from precut.report._table import Column as Column
 from precut.report._table import Table as Table
+from precut.report._table import plain as plain
 
 __all__ = [
     "Column",
@@ -21,5 +22,6 @@ __all__ = [
     "pareto_front",
     "pareto_plot",
     "percent",
+    "plain",
     "si",
 ]

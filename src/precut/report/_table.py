@@ -14,7 +14,7 @@ from typing import Any
 from precut.errors import PrecutError, unknown
 from precut.report._format import MISSING
 
-__all__ = ["Column", "Table"]
+__all__ = ["Column", "Table", "plain"]
 
 _ALIGNS = ("left", "right")
 _NARROWEST = 12  # a shortened cell keeps this many characters at least
@@ -151,8 +151,8 @@ class Table:
         """``{"title", "rows", "totals", "notes"}`` with the raw values; numbers that JSON lacks (inf, nan) are None."""
         return {
             "title": self.title,
-            "rows": [{c.key: _plain(row.get(c.key)) for c in self.columns} for row in self.rows],
-            "totals": [{key: _plain(value) for key, value in row.items()} for row in self.totals],
+            "rows": [{c.key: plain(row.get(c.key)) for c in self.columns} for row in self.rows],
+            "totals": [{key: plain(value) for key, value in row.items()} for row in self.totals],
             "notes": list(self.notes),
         }
 
@@ -197,11 +197,12 @@ def _escape(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The same data with None for what JSON has no word for (NaN, infinity)."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     return value

@@ -3,7 +3,7 @@
 from precut._environment import environment
 from precut.training._callback import Callback, TrainState
 from precut.training._devices import resolve_precision
-from precut.training._evaluate import evaluate
+from precut.training._evaluate import check_logits, evaluate
 from precut.training._fit import FitResult, fit
 from precut.training._init import init_kundu_
 from precut.training._move_units import GrowthRule, growth_rules
@@ -23,6 +23,7 @@ __all__ = [
     "SupportMover",
     "TrainState",
     "TrainingInterrupted",
+    "check_logits",
     "environment",
     "evaluate",
     "fit",

@@ -171,10 +171,9 @@ class _Parts:
         self.fabric, self.callbacks = fabric, list(callbacks)
         self.layout = layout(recipe.channels_last, fabric.device, (objective or Objective()).networks(model))
         self.precision = str(fabric.strategy.precision.precision)
-        self.val: Any = None
-        self.train: Any = dataset.train
-        if recipe.val_count:
-            self.train, self.val = dataset.split_validation(count=recipe.val_count, seed=recipe.val_seed)
+        self.train: Any
+        self.val: Any
+        self.train, self.val = recipe.split(dataset)
         world = fabric.world_size
         if recipe.batch_size % world:
             raise PrecutError(
@@ -285,6 +284,7 @@ class _Parts:
                 "recipe": self.recipe.to_dict(),
                 "seed": self.seed,
                 "dataset": self.dataset.name,
+                "image_shape": list(self.dataset.image_shape),
                 "best_epoch": best["epoch"],
                 "val_accuracy": best["val_accuracy"],
             }

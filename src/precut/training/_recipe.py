@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precut.errors import PrecutError, unknown
+
+if TYPE_CHECKING:
+    from precut.data import Dataset, LazySplit, Split
 
 __all__ = ["Recipe", "list_recipes", "load_recipe"]
 
@@ -123,6 +126,12 @@ class Recipe:
         """
         _check_names(changes)
         return dataclasses.replace(self, **changes)
+
+    def split(self, dataset: Dataset) -> tuple[Split | LazySplit, Split | LazySplit | None]:
+        """What of the dataset's training images to train on, and what to choose the epoch by (None for no choice)."""
+        if not self.val_count:
+            return dataset.train, None
+        return dataset.split_validation(count=self.val_count, seed=self.val_seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as JSON-able values; ``Recipe(**d)`` gives the recipe back."""
