@@ -28,6 +28,7 @@ from precut.training._evaluate import evaluate
 from precut.training._init import init_kundu_
 from precut.training._layout import layout
 from precut.training._loop import Loop
+from precut.training._memory import kept_memory
 from precut.training._objective import Objective
 from precut.training._optim import build_optimizer
 from precut.training._progress import Progress, make_progress
@@ -125,7 +126,7 @@ def fit(
         raise PrecutError(f"fit got {'resume' if resume else 'overwrite'}=True without a run_dir")
     if threads is None and resume and run is not None:
         threads = run.recorded_threads()
-    with _threads(threads), _own_generators():
+    with _threads(threads), _own_generators(), kept_memory():
         if fabric is None:
             place = resolve_device(device)
             fabric = make_fabric(place, resolve_precision(precision or plan.precision, place))
