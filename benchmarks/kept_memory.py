@@ -2,15 +2,16 @@
 
     python benchmarks/kept_memory.py --threads 1     # writes results/training-speed/kept-memory-*
 
-Half-width speednet (dense, PSD1_P16, 1 % of the weights at random) and a depth-wise DenseNet, batch 250, float32. A turn is a
-step to settle and two timed ones.
+Half-width speednet (dense, PSD1_P16, 1 % of the weights at random) and a depth-wise DenseNet, batch 250, float32. Both are
+processes of their own, since the heap takes some steps to settle; a turn is one step of each network.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+import json
 import statistics
+import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -26,7 +27,7 @@ from precut.measure import environment, paired_ratio
 from precut.report import Column, Table, duration
 from precut.training import kept_memory
 
-BATCH, SIDE = 250, 32
+BATCH, SIDE, SETTLE = 250, 32, 4
 
 
 def networks() -> dict[str, tuple[nn.Module, torch.memory_format]]:
@@ -43,50 +44,73 @@ def networks() -> dict[str, tuple[nn.Module, torch.memory_format]]:
     }
 
 
-def turn(model: nn.Module, x: torch.Tensor, y: torch.Tensor, keep: bool) -> float:
-    """Seconds of a step."""
-    times = []
+def work(name: str, keep: bool, threads: int) -> None:
+    """Answers each line on standard input with the seconds of a step."""
+    torch.set_num_threads(threads)
+    model, form = networks()[name]
+    net: nn.Module = model.to(memory_format=form).train()  # type: ignore[call-overload]
+    x, y = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=form), torch.randint(0, 10, (BATCH,))
     with kept_memory() if keep else nullcontext():
-        for _ in range(3):
-            start = time.perf_counter()
-            for parameter in model.parameters():
-                parameter.grad = None
-            F.cross_entropy(model(x), y).backward()
-            times.append(time.perf_counter() - start)
-    return statistics.mean(times[1:])
+        for number, _ in enumerate(sys.stdin):
+            steps = SETTLE if number == 0 else 1
+            for _ in range(steps):
+                start = time.perf_counter()
+                net.zero_grad(set_to_none=True)
+                F.cross_entropy(net(x), y).backward()
+                seconds = time.perf_counter() - start
+            print(json.dumps(seconds), flush=True)
+
+
+def measure(name: str, threads: int, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of a step without and with kept memory, in turns."""
+    command = [sys.executable, __file__, "--threads", str(threads), "--work", name]
+    pair = [
+        subprocess.Popen([*command, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for more in ([], ["--keep"])
+    ]
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        for place in (0, 1) if number % 2 else (1, 0):
+            process = pair[place]
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            seconds = json.loads(process.stdout.readline())
+            if number:
+                times[place].append(seconds)
+    for process in pair:
+        process.communicate()
+    return times
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("results/training-speed"))
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    x, y = torch.randn(BATCH, 3, SIDE, SIDE), torch.randint(0, 10, (BATCH,))
-    found = networks()
-    times: dict[tuple[str, bool], list[float]] = {(name, keep): [] for name in found for keep in (False, True)}
-    for number in range(arguments.rounds):
-        for name, keep in random.Random(number).sample(list(times), len(times)):
-            model, form = found[name]
-            times[name, keep].append(
-                turn(model.to(memory_format=form).train(), x.contiguous(memory_format=form), y, keep)  # type: ignore[call-overload]
-            )
-        print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
+    if arguments.work:
+        work(arguments.work, arguments.keep, arguments.threads)
+        return
     rows = []
-    for name in found:
-        ratio = paired_ratio(times[name, False], times[name, True])
-        without, within = (statistics.median(times[name, keep]) for keep in (False, True))
-        rows.append({"network": name, "without": without, "within": within, "ratio": ratio.ratio, "low": ratio.low})
+    for name in networks():
+        without, within = measure(name, arguments.threads, arguments.rounds)
+        ratio = paired_ratio(without, within)
+        medians = {"without": statistics.median(without), "within": statistics.median(within)}
+        rows.append({"network": name, **medians, "ratio": ratio.ratio, "low": ratio.low, "high": ratio.high})
+        print(f"{name}: {ratio.ratio:.2f}", file=sys.stderr, flush=True)
     columns = [
         Column("network"),
         Column("without", "median step", duration, "right"),
         Column("within", "with kept memory", duration, "right"),
         Column("ratio", "times as fast", ".2f", "right"),
         Column("low", "low", ".2f", "right"),
+        Column("high", "high", ".2f", "right"),
     ]
     where = environment()["cpu"]
-    note = f"measured: batch {BATCH}, threads {arguments.threads}, {arguments.rounds} rounds in random turns, {where}"
+    note = f"measured: batch {BATCH}, threads {arguments.threads}, {arguments.rounds} rounds in turns, {where}"
     table = Table(rows, columns, notes=[note])
     print(table)
     atomic_write(arguments.results / f"kept-memory-threads{arguments.threads}.md", table.to_markdown())

@@ -1,7 +1,8 @@
 """Memory that a step frees stays with the process for the next step.
 
 A step makes and frees the same tensors over and over. glibc gives every large one back to the system at once, which clears
-its pages anew at the next step: on networks of few operations that is a quarter of the time.
+its pages anew at the next step. Two trainings side by side were slowed by that; one alone on an idle machine hardly is:
+results/training-speed.
 """
 
 from __future__ import annotations
