@@ -72,7 +72,8 @@ def measure(name: str, threads: int, rounds: int) -> tuple[list[float], list[flo
     for number in range(rounds + 1):
         for place in (0, 1) if number % 2 else (1, 0):
             process = pair[place]
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdin.write("\n")
             process.stdin.flush()
             seconds = json.loads(process.stdout.readline())
