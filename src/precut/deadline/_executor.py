@@ -360,13 +360,13 @@ class Executor:
                 time.sleep(_TICK_S)
                 now = time.monotonic()
                 with self._changed:
-                    if self._job is not job:
-                        break
                     gap = now - looked - _TICK_S
                     looked = now
-                    if gap > _STALL_S:
+                    if gap > _STALL_S:  # told even where the call ended at once when the process went on
                         began += gap  # time in which nobody ran says nothing about the point
                         self._event("stalled", f"the process stood still for about {gap:.2f} s")
+                    if self._job is not job:
+                        break
                     if now - began > job.limit:
                         self._give_up(job)
                         break
