@@ -168,6 +168,7 @@ def test_an_engine_that_dies_between_turns_leaves_the_others(monkeypatch: pytest
     assert all(process._process.poll() is not None for process in started)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
 def test_stopped_engines_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = """

@@ -81,6 +81,7 @@ def test_growth_is_the_weights_and_the_arena(tmp_path: Path) -> None:
     assert got["more"] <= 128 << 10
 
 
+@pytest.mark.slow
 def test_an_unstructured_weight_takes_six_bytes(tmp_path: Path) -> None:
     """Its number and where it belongs: half as much again as the weight alone, and the arena."""
     path = tmp_path / "m.precut"
