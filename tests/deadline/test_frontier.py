@@ -213,3 +213,10 @@ def test_wrong_uses():
             Point("x", 0.5, samples)
     with pytest.raises(PrecutError, match="has no samples at batch 1"):
         Point("x", 0.5, [])
+
+
+def test_a_file_of_ours_that_lacks_something(tmp_path):
+    path = tmp_path / "cut.json"
+    path.write_text(json.dumps({"format": "precut-frontier-1"}))
+    with pytest.raises(PrecutError, match=r"cut\.json' is damaged or was written by hand: KeyError 'points'"):
+        Frontier.load(path, other_machine=True)

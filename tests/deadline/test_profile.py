@@ -214,3 +214,10 @@ def test_wrong_uses():
     with pytest.raises(PrecutError, match="unknown split 'train'"):
         load_targets(["x"], split="train")
     assert Frontier(points).memory_bytes is None
+
+
+def test_a_file_of_ours_that_lacks_something(tmp_path):
+    path = tmp_path / "cut.json"
+    path.write_text(json.dumps({"format": "precut-profile-1"}))
+    with pytest.raises(PrecutError, match=r"cut\.json' is damaged or was written by hand: KeyError 'points'"):
+        Profile.load(path, other_machine=True)

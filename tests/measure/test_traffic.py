@@ -138,3 +138,11 @@ def test_the_optimizers_dense_bytes_are_those_of_the_dense_network():
     pruned, _ = precut.prune(net, "magnitude", 0.1, torch.zeros(1, 3, 8, 8))
     dense = 4 * sum(parameter.numel() for parameter in net.parameters())
     assert parts(traffic(pruned, torch.zeros(1, 3, 8, 8)))["training optimizer"][1] == 5 * dense
+
+
+def test_a_frozen_weight_is_frozen_whatever_its_bias_is():
+    net = nn.Sequential(nn.ConvTranspose2d(3, 8, 3))
+    pruned, _ = precut.prune(net, "magnitude", 0.1, torch.zeros(1, 3, 8, 8))
+    for parameter in pruned.parameters():
+        parameter.requires_grad = parameter.dim() == 1  # the bias alone is trained
+    assert parts(traffic(pruned, torch.zeros(1, 3, 8, 8)))["training optimizer"] == (5 * 4 * 8, 5 * 4 * 8)

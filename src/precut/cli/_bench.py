@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         Path(arguments.out).mkdir(parents=True, exist_ok=True)  # a wrong place is told before the work
     torch.set_num_threads(arguments.threads)
     kwargs = assignments(arguments.model_set, "--model-set")
+    model = arguments.model or "resnet18"
     if arguments.layer:
         if kwargs or arguments.model or arguments.input_size:
             raise PrecutError("--layer is timed instead of a model: leave MODEL, --model-set and --input-size out")
@@ -65,12 +66,12 @@ def run(arguments: argparse.Namespace) -> None:
         if "input_size" in kwargs:
             raise PrecutError("the side of the images is set by --input-size, not by --model-set")
         channels, side = checked("--model-set in_channels", kwargs.get("in_channels", 3)), arguments.input_size or 32
-        build = registered(arguments.model or "resnet18", input_size=side, **kwargs)
+        build = registered(model, input_size=side, **kwargs)
     x = torch.randn(arguments.batch, channels, side, side, generator=torch.Generator().manual_seed(0))
     networks = dict(network(name, build, x, arguments.threads, say) for name in arguments.networks)
     measured = bench(networks, x, arguments.threads, arguments.engines, arguments.rounds, progress=say)
     show(measured, measured.to_dict(), arguments.json)  # before files are written, which may fail
     if arguments.out:
-        what = arguments.layer or f"{arguments.model or 'resnet18'}-{side}px"
+        what = arguments.layer or f"{model}-{side}px"
         name = arguments.name or f"{what}-batch{arguments.batch}-threads{arguments.threads}"
         say(f"written: {', '.join(map(str, measured.write(Path(arguments.out), name)))}")

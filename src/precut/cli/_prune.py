@@ -94,8 +94,9 @@ def run(arguments: argparse.Namespace) -> None:
         channels, side = arguments.in_channels or channels, arguments.input_size or side
         classes = arguments.num_classes or (10 if dataset is None else dataset.num_classes)
         model = build(arguments, classes, side, channels)
-    same = dataset is not None and dataset.image_shape[:2] == (channels, side)  # its images need not be square
-    shape = dataset.image_shape if dataset is not None and same else (channels, side, side)
+    shape = (channels, side, side)
+    if dataset is not None and dataset.image_shape[:2] == (channels, side):
+        shape = dataset.image_shape  # its images need not be square
     example = torch.zeros(1, *shape)
     reports: dict[str, PruneReport] = {}
     pruned, reports[arguments.score] = prune_by(arguments, model, example, dataset)

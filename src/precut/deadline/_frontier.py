@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from precut._files import atomic_write
-from precut.deadline._machine import DAMAGE, check_machine, damaged
+from precut.deadline._document import intact, read_document
+from precut.deadline._machine import check_machine
 from precut.deadline._mcnemar import mcnemar
 from precut.deadline._point import Point
 from precut.errors import PrecutError, unknown, whole
@@ -226,24 +227,15 @@ class Frontier:
             PrecutError: no frontier, or another machine's.
         """
         path = Path(path)
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PrecutError(f"there is no frontier file {str(path)!r}: {error.strerror}") from None
-        except ValueError as error:
-            raise PrecutError(f"{str(path)!r} is not JSON: {error}") from None
-        if not isinstance(data, dict) or data.get("format") != _FORMAT:
-            raise PrecutError(f"{str(path)!r} is not a frontier file (format {_FORMAT!r})")
+        data = read_document(path, _FORMAT, "frontier file")
         where = data.get("environment")
         if where is not None and not other_machine:
             check_machine(path, where)
-        try:
+        with intact(path):
             points = [Point.from_dict(entry, (runs or {}).get(entry.get("name", ""))) for entry in data["points"]]
             frontier = cls(points, data["time"], batch=data["batch"], environment=where)
             frontier.loss = data["loss"]
             frontier.dropped = [(name, why) for name, why in data["dropped"]]
-        except DAMAGE as error:
-            raise damaged(path, error) from None
         return frontier
 
 

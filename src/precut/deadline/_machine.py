@@ -12,9 +12,7 @@ import torch
 from precut._environment import environment
 from precut.errors import PrecutError
 
-__all__ = ["DAMAGE", "check_machine", "damaged"]
-
-DAMAGE = (KeyError, TypeError, ValueError, AttributeError)  # what a file with other contents than ours brings about
+__all__ = ["check_machine"]
 
 _MACHINE = ("cpu", "cpu_flags", "cores", "device")
 
@@ -36,13 +34,6 @@ def check_machine(path: Path, there: Mapping[str, Any]) -> None:
                 f"{_brief(here.get(key))}): its times do not hold here. Profile again, or pass other_machine=True "
                 "(precut replay --other-machine)"
             )
-
-
-def damaged(path: Path, error: Exception) -> PrecutError:
-    """What to raise for a file of ours that lacks something, or has something else there."""
-    if isinstance(error, PrecutError):
-        return error
-    return PrecutError(f"{str(path)!r} is damaged or was written by hand: {type(error).__name__} {error}")
 
 
 def _accelerators() -> set[str]:

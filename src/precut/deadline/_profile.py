@@ -15,8 +15,9 @@ from torch import nn
 
 from precut._environment import environment
 from precut._files import atomic_write
+from precut.deadline._document import intact, read_document
 from precut.deadline._frontier import Frontier
-from precut.deadline._machine import DAMAGE, check_machine, damaged
+from precut.deadline._machine import check_machine
 from precut.deadline._point import Point
 from precut.deadline._quantiles import needed_samples
 from precut.deadline._target import Target, served
@@ -118,22 +119,13 @@ class Profile:
             PrecutError: no profile, or another machine's.
         """
         path = Path(path)
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PrecutError(f"there is no profile {str(path)!r}: {error.strerror}") from None
-        except ValueError as error:
-            raise PrecutError(f"{str(path)!r} is not JSON: {error}") from None
-        if not isinstance(data, dict) or data.get("format") != _FORMAT:
-            raise PrecutError(f"{str(path)!r} is not a profile (format {_FORMAT!r}); precut profile writes one")
+        data = read_document(path, _FORMAT, "profile", "; precut profile writes one")
         there = data.get("environment") or {}
         if not other_machine:
             check_machine(path, there)
-        try:
+        with intact(path):
             points = tuple(Point.from_dict(entry, (runs or {}).get(entry.get("name", ""))) for entry in data["points"])
             return cls(points, there, data["rounds"], data["warmup"], tuple(data["no_energy"]))
-        except DAMAGE as error:
-            raise damaged(path, error) from None
 
 
 def _or_none(point: Point, name: str, batch: int) -> float | None:

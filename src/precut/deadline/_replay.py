@@ -65,9 +65,9 @@ def replay(
 
 def _at_batch(frontier: Frontier | Sequence[Point], trace: Trace) -> Frontier | Sequence[Point]:
     """The points with the times of the batch that the trace was recorded at: what policies ask for is a call's time."""
-    batch = int(trace.meta.get("batch", frontier.batch if isinstance(frontier, Frontier) else 1))
     if all(len(point.samples) == 1 for point in frontier):
         return frontier
+    batch = int(trace.meta.get("batch", frontier.batch if isinstance(frontier, Frontier) else 1))
     points = [Point(p.name, p.accuracy, p.samples[p.table_batch(batch)]) for p in frontier]
     return Frontier(points, frontier.time) if isinstance(frontier, Frontier) else points
 

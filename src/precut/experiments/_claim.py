@@ -127,9 +127,10 @@ def load_claim(name_or_path: str | Path) -> Claim:
     for key in raw:
         if key not in _CLAIM_KEYS:
             raise unknown(f"field of claim {name!r}", key, _CLAIM_KEYS)
-    for key, kind, told in (("data", str, "the name of a dataset"), ("recipe", dict, "{name: ..., field: value}")):
-        if not isinstance(raw.get(key, {} if kind is dict else None), kind):
-            raise PrecutError(f"{key} of claim {name!r} must be {told}; got {raw.get(key)!r}")
+    if not isinstance(raw.get("data"), str):
+        raise PrecutError(f"data of claim {name!r} must be the name of a dataset; got {raw.get('data')!r}")
+    if not isinstance(raw.get("recipe", {}), dict):
+        raise PrecutError(f"recipe of claim {name!r} must be {{name: ..., field: value}}; got {raw['recipe']!r}")
     shared = dict(raw.get("recipe") or {})
     by_order: list[tuple[int, Run]] = []
     for entry in raw["runs"]:
@@ -187,7 +188,7 @@ def _check_entry(entry: Any, claim: str) -> None:
     where = f"run {entry['name']!r} of claim {claim!r}"
     for key, value in entry.items():
         kind, told = _KINDS.get(key, (object, ""))
-        if value is not None and (not isinstance(value, kind)):
+        if value is not None and not isinstance(value, kind):
             raise PrecutError(f"{where}: {key} must be {told}; got {value!r}")
     if not all(isinstance(seed, int) and seed >= 0 for seed in entry.get("seeds") or [0]):
         raise PrecutError(f"{where}: seeds must be whole numbers of at least 0; got {entry['seeds']!r}")

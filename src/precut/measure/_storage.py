@@ -13,6 +13,7 @@ from torch import nn
 
 from precut.layers import SparseLayer, scattered
 from precut.measure._inputs import check_model
+from precut.measure._trace import place_of
 from precut.report import Column, Table, byte_size
 from precut.supports import Periodic, Support
 
@@ -162,11 +163,6 @@ def _spec(name: str, support: Support) -> int:
     return len(json.dumps(text)) - 2 + len(", ")
 
 
-def _place(tensor: torch.Tensor) -> int:
-    """What two names of one tensor share. Empty tensors and those of the meta device have no address."""
-    return tensor.data_ptr() or id(tensor)
-
-
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -187,9 +183,9 @@ def storage(model: nn.Module) -> Storage:
         weight: Any = module.parametrizations.weight.original if chosen else getattr(module, "weight", None)
         if not isinstance(module, (SparseLayer, nn.Linear, *_CONVOLUTIONS)) or not isinstance(weight, nn.Parameter):
             continue
-        if _place(weight) in covered:
+        if place_of(weight) in covered:
             continue
-        covered.add(_place(weight))
+        covered.add(place_of(weight))
         size = weight.element_size()
         support = module.support if isinstance(module, SparseLayer) else None
         if chosen is not None:
@@ -206,7 +202,7 @@ def storage(model: nn.Module) -> Storage:
         )
     other = 0
     for value in model.state_dict(keep_vars=True).values():
-        if isinstance(value, torch.Tensor) and _place(value) not in covered:
-            covered.add(_place(value))
+        if isinstance(value, torch.Tensor) and place_of(value) not in covered:
+            covered.add(place_of(value))
             other += value.numel() * value.element_size()
     return Storage(rows, other)

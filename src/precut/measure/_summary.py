@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from precut.errors import PrecutError
-from precut.measure._trace import Call, Trace, compact_weight, trace
+from precut.measure._trace import Call, Trace, compact_weight, missing_bytes, trace
 from precut.report import Column, Table, count, percent, si
 
 __all__ = ["LayerRow", "Summary", "summary"]
@@ -248,9 +248,8 @@ def _held_by_row(model: nn.Module, found: Trace) -> dict[str, _Held]:
     for module in model.modules():
         own = {key: value for key, value in module._parameters.items() if value is not None}
         compact = compact_weight(module)
-        if compact is not None and "weight" not in own:  # a parametrization holds it
-            inner = module.get_submodule("parametrizations.weight")
-            own["weight"] = inner._parameters["original"]  # type: ignore[assignment]
+        if compact is not None:
+            own["weight"] = compact[0]  # which a parametrization may hold
         if not own:
             continue
         row = held.setdefault(found.names[module], _Held())
@@ -297,18 +296,12 @@ def summary(model: nn.Module, example_inputs: Any, depth: int | None = None) -> 
     held = _held_by_row(model, found)
     layers = _rows(found, held)
     stored = sum(p.numel() * p.element_size() for p in model.parameters())
-    missing = 0
-    for module in model.modules():
-        compact = compact_weight(module)
-        if compact is not None:
-            size = next(module.parameters()).element_size()
-            missing += (math.prod(compact[1]) - compact[0]) * size
     result = Summary(
         model=type(getattr(model, "_orig_mod", model)).__name__,
         params=sum(row.params for row in layers),
         params_dense=sum(row.params_dense for row in layers),
         bytes=stored,
-        bytes_dense=stored + missing,
+        bytes_dense=stored + missing_bytes(model),
         macs=sum(row.macs for row in layers),
         macs_dense=sum(row.macs_dense for row in layers),
         layers=layers,

@@ -8,6 +8,7 @@ device or for autograd; one without a formula is taken apart until its parts hav
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,7 +98,7 @@ def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _place(tensor: torch.Tensor) -> int:
+def place_of(tensor: torch.Tensor) -> int:
     """Something that equals for tensors that begin at the same place of the same memory."""
     try:
         return tensor.data_ptr() or id(tensor)
@@ -112,15 +113,25 @@ def _fills_storage(tensor: torch.Tensor) -> bool:
         return False
 
 
-def compact_weight(module: nn.Module) -> tuple[int, tuple[int, ...]] | None:
-    """(weights that exist, the dense weight's shape) of a layer that stores only those: by its ``precut_op``, or by a
+def compact_weight(module: nn.Module) -> tuple[nn.Parameter, tuple[int, ...]] | None:
+    """(the weights that exist, the dense weight's shape) of a layer that stores only those: by its ``precut_op``, or by a
     parametrization of its weight that has a ``dense_shape``. None for any other module."""
     if hasattr(module, "precut_op"):
         shape = tuple(getattr(module, "dense_shape", ()))
-        return (module.weight.numel(), shape) if shape else None  # type: ignore[operator]
+        return (module.weight, shape) if shape else None  # type: ignore[return-value]
     computed = getattr(getattr(module, "parametrizations", None), "weight", None)
     shape = tuple(getattr(computed[0], "dense_shape", ())) if computed is not None else ()
-    return (computed.original.numel(), shape) if shape else None  # type: ignore[union-attr]
+    return (computed.original, shape) if shape else None  # type: ignore[union-attr]
+
+
+def missing_bytes(model: nn.Module, trained: bool = False) -> int:
+    """Bytes of the weights that the dense network would have besides; with ``trained``, in layers that are not frozen."""
+    found = [compact for module in model.modules() if (compact := compact_weight(module)) is not None]
+    return sum(
+        (math.prod(shape) - weight.numel()) * weight.element_size()
+        for weight, shape in found
+        if weight.requires_grad or not trained
+    )
 
 
 def _row_names(model: nn.Module) -> dict[nn.Module, str]:
@@ -152,13 +163,13 @@ class _Recorder(TorchDispatchMode):
         for module in model.modules():
             for parameter in module._parameters.values():
                 if parameter is not None:
-                    self.owners.setdefault(_place(parameter), (module, parameter))
+                    self.owners.setdefault(place_of(parameter), (module, parameter))
                     if _fills_storage(parameter):
                         self.whole.setdefault(_storage(parameter), (module, parameter))
 
     def owner_of(self, tensor: torch.Tensor) -> _Owner | None:
         """The parameter that ``tensor`` is, or is a view of, with its module."""
-        return self.owners.get(_place(tensor)) or self.whole.get(_storage(tensor))
+        return self.owners.get(place_of(tensor)) or self.whole.get(_storage(tensor))
 
     def enter(self, module: nn.Module, args: Any) -> None:
         self.stack.append(module)
@@ -212,7 +223,7 @@ class _Recorder(TorchDispatchMode):
             scattered = next((tensor for tensor in tensors if sorted(tensor.shape) == sorted(shape)), None)
             if scattered is not None:
                 weights, dense_numel = [scattered], scattered.numel()
-                macs = macs * stored // dense_numel
+                macs = macs * stored.numel() // dense_numel
         weight_bytes = weight_bytes_dense = sum(map(_bytes, weights))
         if dense_numel is not None:
             weight_bytes_dense = dense_numel * weights[0].element_size()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from precut.errors import unknown
-from precut.measure._trace import Call, Trace, compact_weight, trace
+from precut.measure._trace import Call, Trace, missing_bytes, trace
 from precut.report import Column, Table, byte_size, percent
 
 __all__ = ["OPTIMIZER_STATES", "PHASES", "Traffic", "TrafficRow", "traffic", "traffic_of"]
@@ -111,14 +110,8 @@ def _weight_gradient(call: Call, weight: int) -> int:
 
 def _optimizer_bytes(model: nn.Module, states: int) -> tuple[int, int]:
     kept = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    missing = 0
-    for module in model.modules():
-        compact = compact_weight(module)
-        if compact is not None:
-            weight = next(module.parameters())
-            missing += (math.prod(compact[1]) - compact[0]) * weight.element_size() * weight.requires_grad
     moves = 3 + 2 * states
-    return moves * kept, moves * (kept + missing)
+    return moves * kept, moves * (kept + missing_bytes(model, trained=True))
 
 
 def traffic(model: nn.Module, example_inputs: Any, optimizer: str = "sgd_momentum") -> Traffic:
