@@ -136,8 +136,9 @@ class PlanBuilder {
       for (auto& planar : planar_candidates(p_, n)) list.push_back(std::move(planar));
     if (n.support >= 0 && m_.graph.supports[size_t(n.support)].kind == Support::mask && n.groups == 1 &&
         !m_.orders.is_planar[size_t(n.in[0])])
-      for (auto [vectors, near] : {std::pair(4, true), {4, false}, {2, true}, {8, false}})
-        list.push_back(make_sparse(p_, n, vectors, near));
+      for (const SparseKind& kind : kSparseKinds)
+        if (!kind.shift || (n.op == Op::conv2d && n.win.sh == 1 && n.win.sw == 1 && y.pixels() > 1))
+          list.push_back(make_sparse(p_, n, kind));
     if (const char* forced = forced_kernel())
       for (auto& e : list)
         if (e->kernel.find(forced) != std::string::npos) {
@@ -266,7 +267,7 @@ class PlanBuilder {
   Tuner tuner_;
   std::vector<Open> open_;
   int64_t wino_bytes_ = 0;
-  static constexpr int64_t kSmall = 1 << 18;  // nobody minds
+  static constexpr int64_t kSmall = 1 << 20;  // nobody minds
 };
 
 Plan::Plan(Model& model, std::vector<Shape> in) : inputs(std::move(in)), model_(model) {

@@ -113,8 +113,9 @@ std::string kernel_table() {
       t += std::string("\n") + k->planar[i].name + "\tconv2d, stride 1\tclass tables with small classes" + tail;
     std::string isa = k->isa;
     t += "\nf32_conv_winograd_4x4_" + isa + "\tconv2d 3x3, stride 1\tany" + tail;
-    for (const char* kind : {"4near", "4far", "2near", "8far"})
-      t += std::string("\nf32_conv_unstructured_") + kind + "_" + isa + "\tconv2d and linear\tmasks" + tail;
+    for (const SparseKind& kind : kSparseKinds)
+      t += std::string("\nf32_conv_unstructured_") + kind.name + "_" + isa +
+           (kind.shift ? "\tconv2d, stride 1" : "\tconv2d and linear") + "\tmasks" + tail;
     t += "\nf32_depthwise_dense_row_" + isa + "\tdepthwise conv2d\tany" + tail;
     for (const char* op : {"max_pool", "avg_pool", "add", "mul", "cat", "gather", "flatten", "activation", "affine",
                            "softmax", "pad"})

@@ -1,5 +1,6 @@
 // Operations that only move numbers: channels that cannot be renamed in place, and the caller's arrays.
 #include <algorithm>
+#include <cmath>
 
 #include "ops_base.h"
 
@@ -102,11 +103,26 @@ struct Move : Base {
   }
 };
 
+// Of each block: from channel to channel where that is always the same, so that a transpose moves them; else 0.
+std::vector<int32_t> even_steps(const Order& order, int lanes) {
+  std::vector<int32_t> steps;
+  for (size_t b = 0; lanes > 1 && b < order.size(); b += size_t(lanes)) {
+    int32_t step = order[b + 1] - order[b];
+    for (size_t l = b; l < b + size_t(lanes); l++)
+      if (order[l] < 0 || (l > b && order[l] - order[l - 1] != step)) step = 0;
+    steps.push_back(step);
+  }
+  return steps;
+}
+
 struct Ingest : Exec {
   int index, value;
+  std::vector<int32_t> step;
   Ingest(const Plan& plan, int i) : index(i), value(plan.model().graph.inputs[size_t(i)].value) {
-    kernel = plan.buffer(value).block_lanes == 1 ? "f32_input_planar_copy" : "f32_input_blocked_copy";
+    const int lanes = plan.buffer(value).block_lanes;
+    kernel = lanes == 1 ? "f32_input_planar_copy" : "f32_input_blocked_copy";
     why = "the caller's array is (N, C, H, W)";
+    step = even_steps(plan.order(value), lanes);
   }
   void run(const Plan& plan, const Run& r, int part, int parts) const override {
     const Shape& s = plan.shape(value);
@@ -119,7 +135,12 @@ struct Ingest : Exec {
       const float* image = r.inputs[index] + (r.image0 + i) * s.c * s.pixels();
       float* block = y.p + i * y.img + b * y.blk;
       if (!buf.flat && buf.pt + buf.pl + buf.pb + buf.pr) std::fill_n(block - buf.origin, y.blk, 0.0f);
-      for (int64_t row = 0; row < y.h; row++)
+      for (int64_t row = 0; row < y.h; row++) {
+        if (!buf.flat && buf.block_lanes > 1 && step[size_t(b)]) {
+          plan.kernels().block({image + (order[size_t(b * buf.block_lanes)] * s.h + row) * s.w, step[size_t(b)] * s.pixels(), y.w,
+                                kZeros, block + row * y.row, nullptr, -INFINITY, INFINITY});
+          continue;
+        }
         for (int l = 0; l < buf.block_lanes; l++) {
           int32_t c = order[size_t(b * buf.block_lanes + l)];
           float* out = block + row * y.row + l;
@@ -132,15 +153,21 @@ struct Ingest : Exec {
           else
             for (int64_t w = 0; w < y.w; w++) out[w * y.col] = in[w];
         }
+      }
     }
   }
 };
 
 struct Egress : Exec {
   int index, value;
+  std::vector<int32_t> step, columns;  // columns: where those of a row lie
   Egress(const Plan& plan, int i) : index(i), value(plan.model().graph.outputs[size_t(i)].value) {
     kernel = "f32_output_planar_copy";
     why = "the caller's array is (N, C, H, W)";
+    const Buffer& buf = plan.buffer(value);
+    if (buf.flat || buf.w % plan.lanes()) return;  // rows of whole vectors alone
+    step = even_steps(plan.order(value), buf.block_lanes);
+    for (int64_t w = 0; w < buf.w; w++) columns.push_back(int32_t(w * buf.block_lanes));
   }
   void run(const Plan& plan, const Run& r, int part, int parts) const override {
     const Shape& s = plan.shape(value);
@@ -151,6 +178,12 @@ struct Egress : Exec {
     for (int64_t k = total * part / parts; k < total * (part + 1) / parts; k++) {
       int64_t i = k / x.blocks, b = k % x.blocks;
       float* image = r.outputs[index] + (r.image0 + i) * s.c * s.pixels();
+      if (!step.empty() && step[size_t(b)]) {
+        for (int64_t row = 0; row < x.h; row++)
+          plan.kernels().lift({x.p + i * x.img + b * x.blk + row * x.row, columns.data(), x.w,
+                               image + (order[size_t(b * lanes)] * s.h + row) * s.w, step[size_t(b)] * s.pixels()});
+        continue;
+      }
       for (int l = 0; l < lanes; l++) {
         int32_t c = order[size_t(b * lanes + l)];
         if (c < 0) continue;

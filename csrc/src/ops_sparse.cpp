@@ -1,6 +1,6 @@
 // Unstructured supports (family C). Some rows of the output at a time: the input is copied into planes in which every
-// kernel position is one contiguous, aligned run of positions, each output channel sums over the list of its weights, and
-// the sums are brought back to blocks of channels.
+// kernel position is one contiguous run of positions, each output channel sums over the list of its weights, and the sums
+// are brought back to blocks of channels.
 #include <algorithm>
 #include <cmath>
 
@@ -8,6 +8,13 @@
 
 namespace precut {
 namespace {
+
+// What a plane holds of a channel.
+enum class Copies {
+  positions,  // a copy of what each kernel position sees: any stride
+  columns,    // one for each kernel column; a kernel row is then a shift by rows, which stays aligned
+  one,        // padded rows as they are: a kernel position is a shift. Smallest, but loads cross cache lines
+};
 
 struct SparseConv : Exec {
   Array<uint16_t> offs;
@@ -17,7 +24,8 @@ struct SparseConv : Exec {
   Floats bias, slopes;
   int lanes = 16, vectors = 4;
   int64_t in_blocks = 0, out_blocks = 0, rows = 1, copy_rows = 1, copy = 0, plane = 0, sums = 0, width = 0;
-  bool shared_rows = false;  // one copy for each kernel column serves all kernel rows
+  int64_t pitch = 0;  // from one row of a copy, or of sums, to the next
+  Copies copies = Copies::positions;
   bool wide = false;
   float lo = 0, hi = 0;
   bool late_act = false;
@@ -37,24 +45,24 @@ struct SparseConv : Exec {
     for (int64_t at = from; at < to; at++) {
       int64_t i = at / bands, row0 = at % bands * rows, n = std::min(rows, y.h - row0);
       expand(plan, x, i, row0, n, r.scratch);
-      multiply(plan, r.scratch, sum, b0, b1, n * width);
+      multiply(plan, r.scratch, sum, b0, b1, (n - 1) * pitch + width);
       for (int64_t b = b0; b < b1; b++)
         for (int64_t k = 0; k < n; k++) {
           float* out = y.p + i * y.img + b * y.blk + (row0 + k) * y.row;
           const float* rr = node->has_residual ? res.p + i * res.img + b * res.blk + (row0 + k) * res.row : nullptr;
-          plan.kernels().block({sum + b * lanes * sums + k * width, sums, width, bias.data() + b * lanes, out, rr, lo, hi});
+          plan.kernels().block({sum + b * lanes * sums + k * pitch, sums, width, bias.data() + b * lanes, out, rr, lo, hi});
           if (late_act) activate(plan, node->act, slopes.size() ? slopes.data() + b * lanes : nullptr, out, width);
         }
     }
   }
 
-  // Planes of each channel: copies x rows x width of the output.
+  // Planes of each channel: copies x rows x pitch.
   void expand(const Plan& plan, const Place& x, int64_t image, int64_t row0, int64_t n, float* planes) const {
     const Window& win = node->win;
     const std::vector<int32_t>& offs = n == rows ? offs_full : offs_last;
     for (int64_t b = 0; b < in_blocks; b++)
-      for (int64_t kh = 0; kh < (shared_rows ? 1 : win.kh); kh++)
-        for (int64_t kw = 0; kw < win.kw; kw++)
+      for (int64_t kh = 0; kh < (copies == Copies::positions ? win.kh : 1); kh++)
+        for (int64_t kw = 0; kw < (copies == Copies::one ? 1 : win.kw); kw++)
           plan.kernels().lift({x.p + image * x.img + b * x.blk + (row0 * win.sh + kh * win.dh - win.pt) * x.row +
                                    (kw * win.dw - win.pl) * x.col,
                                offs.data(), int64_t(offs.size()),
@@ -65,8 +73,8 @@ struct SparseConv : Exec {
   std::vector<int32_t> offsets(const Place& x, int64_t n) const {
     const Window& win = node->win;
     std::vector<int32_t> list;
-    for (int64_t k = 0; k < n + (shared_rows ? (win.kh - 1) * win.dh : 0); k++)
-      for (int64_t c = 0; c < width; c++) list.push_back(int32_t(k * win.sh * x.row + c * (wide ? 1 : win.sw) * x.col));
+    for (int64_t k = 0; k < n + (copies == Copies::positions ? 0 : (win.kh - 1) * win.dh); k++)
+      for (int64_t c = 0; c < pitch; c++) list.push_back(int32_t(k * win.sh * x.row + c * (wide ? 1 : win.sw) * x.col));
     while (list.size() % size_t(lanes)) list.push_back(list.back());
     return list;
   }
@@ -87,7 +95,8 @@ struct SparseConv : Exec {
 
 }  // namespace
 
-std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, int vectors, bool near) {
+std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, const SparseKind& kind) {
+  const auto [name, vectors, near, shift] = kind;
   auto e = std::make_unique<SparseConv>();
   const Order &in = plan.order(n.in[0]), &out = plan.order(n.out);
   const Kernels& k = plan.kernels();
@@ -100,25 +109,31 @@ std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, int vectors, 
   const Shape& y = plan.shape(n.out);
   int64_t h = y.h, w = e->width = e->wide ? plan.buffer(n.out).blk / lanes : y.w;
   // Moving a row up or down keeps runs aligned only where rows are whole vectors.
-  e->shared_rows = win.sh == 1 && w % lanes == 0;
-  int64_t copies = e->shared_rows ? win.kw : win.kh * win.kw;
-  // Rows at a time: the planes should stay in the second-level cache.
+  if (shift) e->copies = Copies::one;
+  else if (win.sh == 1 && w % lanes == 0) e->copies = Copies::columns;
+  const bool by_row = e->copies != Copies::positions;
+  e->pitch = shift ? w + int64_t(win.kw - 1) * win.dw : w;
+  const int64_t copies = shift ? 1 : by_row ? win.kw : win.kh * win.kw;
+  // Rows at a time: planes, sums, input and output should stay in the second-level cache together.
   auto size = [&](int64_t rows) {
     e->rows = rows;
-    e->copy_rows = e->shared_rows ? rows + (win.kh - 1) * win.dh : rows;
-    e->copy = (e->copy_rows * w + lanes - 1) / lanes * lanes;
-    e->plane = e->copy * copies + lanes;  // one vector more: planes should not all begin on the same cache set
+    e->copy_rows = by_row ? rows + (win.kh - 1) * win.dh : rows;
+    e->copy = (e->copy_rows * e->pitch + lanes - 1) / lanes * lanes;
+    // One vector more: planes should not all begin on the same cache set, and the last vector of a shift ends beyond.
+    e->plane = e->copy * copies + lanes;
     return e->plane * int64_t(in.size()) * 4;
   };
   int64_t rows = 1;
-  while (rows < h && (rows * w < lanes * vectors || size(rows + 1) < 400000)) rows++;
+  while (rows < h && (rows * w < lanes * vectors || size(rows + 1) < 200000)) rows++;
   int64_t even = (h + rows - 1) / rows;
   size((h + even - 1) / even);
-  int64_t positions = e->rows * w, groups = (positions + lanes - 1) / lanes;
+  int64_t positions = (e->rows - 1) * e->pitch + w, groups = (positions + lanes - 1) / lanes;
   e->vectors = int(std::min<int64_t>(vectors, groups));
   e->sums = groups * lanes + lanes;
   // Input channels at a time: as many as the first-level cache holds of what is read of them, and 16-bit offsets reach.
-  int64_t seen = e->shared_rows ? copies * (e->vectors * lanes + (win.kh - 1) * win.dh * w) * 4 : copies * e->vectors * lanes * 4;
+  const int64_t row_step = by_row ? win.dh * e->pitch : win.kw * e->copy, column_step = shift ? win.dw : e->copy;
+  int64_t seen = (shift ? e->pitch - w : 0) + e->vectors * lanes + (by_row ? (win.kh - 1) * row_step : 0);
+  seen *= copies * 4;
   int64_t channels = std::min(near ? std::max<int64_t>(4, 24576 / seen) : int64_t(in.size()), kTapReach / e->plane);
   int64_t area = win.kh * win.kw, terms = int64_t(in.size()) * area;  // of an output channel: (input channel, position)
   int64_t chunk = 1;  // terms; one at a time where not even one plane is within reach
@@ -127,7 +142,7 @@ std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, int vectors, 
     chunk = (int64_t(in.size()) + chunks - 1) / chunks * area;
   }
   auto at_plane = [&](int64_t channel, int64_t p) {
-    return channel * e->plane + (e->shared_rows ? p % win.kw * e->copy + p / win.kw * win.dh * w : p * e->copy);
+    return channel * e->plane + p / win.kw * row_step + p % win.kw * column_step;
   };
   for (int64_t t = 0; t < terms; t += chunk) e->base.push_back(at_plane(t / area, t % area));
 
@@ -155,7 +170,7 @@ std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, int vectors, 
           const int64_t weight = in[size_t(i)] * area + p;
           if (weight >= 0 && d.keep_row(out[j])[weight]) {
             if (fill) {
-              e->offs[at] = uint16_t((at_plane(i, p) - e->base[c]) / kTapUnit);
+              e->offs[at] = uint16_t(at_plane(i, p) - e->base[c]);
               e->weights[at] = d.row(out[j])[weight];
             }
             at++;
@@ -175,13 +190,13 @@ std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, int vectors, 
   act_bounds(n.act, e->lo, e->hi);
   e->late_act = !act_is_clamp(n.act);
   e->slopes = act_slopes(plan, n);
-  e->kernel = "f32_conv_unstructured_" + std::to_string(vectors) + (near ? "near" : "far") + "_" + k.isa;
+  e->kernel = std::string("f32_conv_unstructured_") + name + "_" + k.isa;
   e->macs = kept * y.pixels();
   double bands = double((h + e->rows - 1) / e->rows);
   e->vector_macs = int64_t(double(kept) * double(groups) * bands);
   e->weight_bytes = e->offs.size() * 2 + e->weights.size() * 4 + e->first.size() * 4 + out.size() * 4;
-  double copied = double(in.size() / size_t(lanes)) * double(e->copy_rows) * double(w) * double(copies) * 5.0;
-  double per = near ? 0.75 : 1.1;  // cycles of a vector, from L1 or L2
+  double copied = double(in.size() / size_t(lanes)) * double(e->copy_rows) * double(e->pitch) * double(copies) * 5.0;
+  double per = (near ? 0.75 : 1.1) + (shift && win.kw > 1 ? 0.15 : 0.0);  // cycles of a vector, from L1 or L2
   double calls = double(e->base.size()) * std::ceil(double(groups) / e->vectors);
   e->cycles = bands * (double(kept) * (double(groups) * per + std::ceil(double(groups) / e->vectors)) + copied +
                        double(out.size()) * (calls * 14 + double(groups) * 4));

@@ -72,7 +72,7 @@ struct Wino : Exec {
     a.y_blk = tiles * lanes;
     a.lo = -INFINITY;
     a.hi = INFINITY;
-    a.bias = zeros();
+    a.bias = kZeros;
     for (int p = 0; p < 36; p++) {
       int64_t block = 0;
       for (int n : unit_nv) {
@@ -88,10 +88,6 @@ struct Wino : Exec {
         block += n;
       }
     }
-  }
-  static const float* zeros() {
-    alignas(64) static const float z[64] = {};
-    return z;
   }
 };
 

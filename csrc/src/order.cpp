@@ -86,7 +86,7 @@ class Chooser {
   Orders choose() {
     Orders out;
     out.is_planar.assign(size_t(g_.n_values), false);
-    for (const Input& in : g_.inputs) out.is_planar[size_t(in.value)] = only_convolved(in.value);
+    for (const Input& in : g_.inputs) out.is_planar[size_t(in.value)] = shapes_[size_t(in.value)].c < lanes_ && only_convolved(in.value);
     for (int v = 0; v < g_.n_values; v++) {
       if (out.is_planar[size_t(v)]) out.of.push_back(natural_order(shapes_[size_t(v)].c, 1));
       else out.of.push_back(group_order(find(v)));

@@ -19,7 +19,7 @@ bool is_depthwise(const Node& node);
 
 struct Orders {
   std::vector<Order> of;        // by value
-  std::vector<bool> is_planar;  // values kept as (channel, row, column): inputs that only convolutions read
+  std::vector<bool> is_planar;  // values kept as (channel, row, column): inputs of less than a block that only convolutions read
 };
 // `shapes` are those of the compiled example: they weigh the layers against each other.
 Orders choose_orders(const Graph& graph, const std::vector<Shape>& shapes, int lanes, const std::vector<int>& groups);

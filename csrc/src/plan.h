@@ -119,8 +119,16 @@ void place_buffers(std::vector<Buffer>& buffers, int64_t batch, int64_t group, i
 const char* forced_kernel();
 std::vector<std::unique_ptr<Exec>> conv_candidates(const Plan& plan, const Node& node, int64_t images);
 std::unique_ptr<Exec> make_wino(const Plan& plan, const Node& node);
-// `vectors` of positions at a time; `near`: over few enough input channels that they stay in the first-level cache.
-std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& node, int vectors, bool near);
+// `vectors` of positions at a time; `near`: over few enough input channels that they stay in the first-level cache;
+// `shift`: kernel positions are shifts of one plane, not copies (stride 1 alone).
+struct SparseKind {
+  const char* name;
+  int vectors;
+  bool near, shift;
+};
+constexpr SparseKind kSparseKinds[] = {{"4near", 4, true, false},  {"2near", 2, true, false},      {"8far", 8, false, false},
+                                       {"8near_shift", 8, true, true}, {"4near_shift", 4, true, true}, {"8far_shift", 8, false, true}};
+std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& node, const SparseKind& kind);
 bool wino_fits(const Node& node, const Shape& x, const Shape& y);
 // Empty where it does not apply.
 std::vector<std::unique_ptr<Exec>> planar_candidates(const Plan& plan, const Node& node);

@@ -122,7 +122,7 @@ int main() {
     } else if (name.find("unstructured") != std::string::npos) {
       l.mask = true;
       // Planes of which 16-bit offsets reach over three, over none whole, and over a part of one.
-      for (auto [h, w, k] : {std::array<uint32_t, 3>{200, 201, 1}, {400, 401, 1}, {3, 15000, 3}}) {
+      for (auto [h, w, k] : {std::array<uint32_t, 3>{100, 201, 1}, {400, 401, 1}, {3, 15000, 3}}) {
         more.push_back(l);
         more.back().in = 10, more.back().out = 5, more.back().h = h, more.back().w = w, more.back().k = k;
       }

@@ -1,16 +1,18 @@
 """Engines in processes of their own, told to run in turns."""
 
+import math
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import precut
-from precut.bench import Engine, _engines, _run, bench, chained, engines, layer_chain, network, registered
+from precut.bench import Engine, _engines, _networks, _run, bench, chained, engines, layer_chain, network, registered
 from precut.bench import _forms as forms
 from precut.bench._process import EngineProcess
 from precut.measure import paired_ratio, summary
@@ -95,9 +97,32 @@ def test_networks_by_name() -> None:
     assert 0.2 * dense.macs < masked.macs < 0.5 * dense.macs
     assert summary(make("width:0.5"), X).macs < 0.35 * dense.macs
     assert summary(make("PS4_P4"), X).macs < dense.macs
-    for name in ("mask:2", "width:zero"):
+    for name in ("synflow:0.1", "erk:0.1"):
+        pruned = summary(make(name), X)
+        kept = sum(row.weights for row in pruned.layers if row.op in ("conv2d", "linear"))
+        assert kept == math.ceil(0.1 * sum(row.weights for row in dense.layers if row.op in ("conv2d", "linear")))
+    for name in ("mask:2", "width:zero", "synflow:1.1", "erk:"):
         with pytest.raises(precut.PrecutError, match="takes a number above 0"):
             make(name)
+
+
+@native
+@pytest.mark.parametrize(
+    ("wanted", "width"), [(0.5, 22 / 32), (0.25, 16 / 32), (2.0, 31 / 32), (0.001, 1 / 32), (1e-4, 1 / 32)]
+)
+def test_the_widest_that_is_fast_enough(wanted: float, width: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which a network takes the square of its width."""
+
+    def compare(rivals: dict[str, object], *given: object) -> SimpleNamespace:
+        def takes(name: str) -> float:
+            return wanted if name == "model" else (int(name) / 32) ** 2
+
+        return SimpleNamespace(seconds={name: [takes(name)] for name in rivals})
+
+    monkeypatch.setattr(_networks, "compare_latency", compare)
+    shown, model = network("narrow:PS1_P8", registered("resnet8"), X, 1, lambda line: None)
+    assert shown == f"width:{width:.3g}=PS1_P8"
+    assert summary(model, X).macs == summary(precut.create_model("resnet8", width_mult=width), X).macs
 
 
 @pytest.mark.parametrize(("text", "shape", "count"), [("16@8", (1, 16, 8, 8), 6), ("16-32@8", (1, 32, 4, 4), 1)])

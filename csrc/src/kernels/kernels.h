@@ -7,6 +7,8 @@
 
 namespace precut {
 
+alignas(64) inline constexpr float kZeros[64] = {};  // a bias of nothing
+
 // A run of `n` consecutive channel groups of the input, seen through one kernel position.
 struct Step {
   int32_t off;  // from the tile's first input element
@@ -87,9 +89,8 @@ struct WinoOutArgs {
   float lo, hi;
 };
 
-// Unstructured: `v` vectors of positions of several output channels, each over its list of offsets and weights. Offsets
-// count units of two floats, which an address can be scaled by: 16 bits reach over half a megabyte.
-constexpr int64_t kTapUnit = 2, kTapReach = 65535 * kTapUnit;
+// Unstructured: `v` vectors of positions of several output channels, each over its list of offsets and weights.
+constexpr int64_t kTapReach = 65535;
 struct SparseArgs {
   const float* x;
   const uint16_t* offs;

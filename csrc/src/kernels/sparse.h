@@ -18,7 +18,7 @@ void sparse_sum(const SparseArgs& a) {
       PRECUT_UNROLL for (int u = 1; u < U; u++) acc[u][v] = zero();
     }
     auto term = [&](int64_t t, vf* sums) {
-      const float* x = a.x + int64_t(a.offs[t]) * kTapUnit;
+      const float* x = a.x + a.offs[t];
       const vf w = set1(a.weights[t]);
       PRECUT_UNROLL for (int v = 0; v < V; v++) sums[v] = fma(load(x + v * L), w, sums[v]);
     };

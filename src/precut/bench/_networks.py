@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import prune as torch_prune
 
 from precut.errors import PrecutError
 from precut.layers import from_masks, ignored_names, sparse_like, sparsify
-from precut.measure import latency
+from precut.measure import compare_latency
 from precut.models import create_model
+from precut.pruning import prune
 from precut.supports import parse
 
 __all__ = ["chained", "layer_chain", "network", "registered"]
 
 _CHAIN = 6  # distinct weights, so that no layer's are left in the cache by the one before
-_STEPS = 7  # of the bisection for a width
+_PARTS = 32  # widths that narrowing tries are multiples of 1 / _PARTS
+_ROUNDS = 9  # in which it compares them
+_PRUNED: dict[str, dict[str, Any]] = {  # masks of whole networks, which need no data
+    "synflow": {"score": "synflow", "rounds": 100},
+    "erk": {"score": "random", "allocation": "erdos-renyi-kernel"},
+}
 
 
 def registered(model: str, **kwargs: Any) -> Callable[[float], nn.Module]:
@@ -84,7 +91,7 @@ def _masked(model: nn.Module, density: float) -> nn.Module:
             kept = max(1, round(density * layer.weight.numel()))
             mask = torch.zeros(layer.weight.numel())
             mask[torch.randperm(len(mask), generator=generator)[:kept]] = 1
-            prune.custom_from_mask(layer, "weight", mask.view_as(layer.weight))
+            torch_prune.custom_from_mask(layer, "weight", mask.view_as(layer.weight))
     return from_masks(model)
 
 
@@ -94,21 +101,25 @@ def network(
     """The network of a name, with the name that the table shows.
 
     Args:
-        name: ``dense``; a support (``PS4_P4``); ``mask:0.05`` (random masks of that density); ``width:0.5`` (dense, a
-            width multiplier); ``narrow:PSD1_P16`` (dense, narrowed until it takes as long as the support's network on
-            this engine: measured here, quickly).
+        name: ``dense``; a support (``PS4_P4``); ``mask:0.05`` (random masks of that density on the layers that supports
+            make sparse); ``synflow:0.05`` and ``erk:0.05`` (the whole network pruned to that density, by SynFlow in 100
+            rounds, or at random with Erdos-Renyi-kernel densities); ``width:0.5`` (dense, a width multiplier);
+            ``narrow:PSD1_P16`` (dense, narrowed until it takes as long as the support's network on this engine:
+            measured here, quickly).
         build: the dense network by width multiplier.
         x, threads: what the narrowing measures on.
         say: told what goes on.
     """
     kind, _, value = name.partition(":")
-    if kind in ("mask", "width"):
+    if kind in ("mask", "width", *_PRUNED):
         try:
             number = float(value)
         except ValueError:
             number = 0.0
-        if not 0 < number <= (1 if kind == "mask" else 16):
+        if not 0 < number <= (16 if kind == "width" else 1):
             raise PrecutError(f"{kind}: takes a number above 0, such as {kind}:0.5; got {name!r}")
+        if kind in _PRUNED:
+            return name, prune(build(1.0), density=number, example_inputs=x, **_PRUNED[kind])[0].eval()
         return (name, _masked(build(1.0), number)) if kind == "mask" else (name, build(number))
     if kind == "narrow":
         width = _narrowed(_sparse(build(1.0), value), build, x, threads, say)
@@ -119,16 +130,21 @@ def network(
 def _narrowed(
     model: nn.Module, build: Callable[[float], nn.Module], x: torch.Tensor, threads: int, say: Callable[[str], None]
 ) -> float:
+    """The widest of the measured widths (multiples of 1/32) that is at most as slow as the model. Not by bisection: odd
+    channel counts make a narrower network slower than a wider one."""
     from precut.engine import compile
 
-    def seconds(candidate: nn.Module) -> float:
-        return latency(compile(candidate.eval(), x, threads=threads), x, threads=threads).median
+    def fastest_enough(parts: range, least: int) -> int:
+        rivals = {"model": compile(model.eval(), x, threads=threads)}
+        for part in parts:
+            rivals[str(part)] = compile(build(part / _PARTS), x, threads=threads)
+        seconds = {
+            name: statistics.median(times)
+            for name, times in compare_latency(rivals, x, threads, _ROUNDS).seconds.items()
+        }
+        for part in parts:
+            say(f"width {part / _PARTS:.3f}: {seconds[str(part)] * 1e3:.3f} ms; wanted {seconds['model'] * 1e3:.3f} ms")
+        return max((part for part in parts if seconds[str(part)] <= seconds["model"]), default=least)
 
-    wanted = seconds(model)
-    low, high = 0.05, 1.0
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        took = seconds(build(middle))
-        say(f"width {middle:.3f}: {took * 1e3:.3f} ms; wanted {wanted * 1e3:.3f} ms")
-        low, high = (middle, high) if took < wanted else (low, middle)
-    return (low + high) / 2
+    coarse = fastest_enough(range(4, _PARTS, 4), 0)
+    return fastest_enough(range(coarse + 1, coarse + 4), max(coarse, 1)) / _PARTS

@@ -1,6 +1,6 @@
 """Time precut's engine against every other engine that is installed: the same networks, a process for each engine, in
-interleaved rounds. Networks: dense, a support's name, mask:0.05 (random masks), width:0.5 (narrower dense), narrow:PSD1_P16
-(dense, narrowed until it is as slow as that support's network)."""
+interleaved rounds. Networks: dense, a support's name, mask:0.05 (random masks), synflow:0.05 and erk:0.05 (the whole
+network pruned), width:0.5 (narrower dense), narrow:PSD1_P16 (dense, narrowed until it is as slow as that support's network)."""
 
 from __future__ import annotations
 
