@@ -138,7 +138,7 @@ class PlanBuilder {
         !m_.orders.is_planar[size_t(n.in[0])])
       for (const SparseKind& kind : kSparseKinds)
         if (!kind.shift || (n.op == Op::conv2d && n.win.sh == 1 && n.win.sw == 1 && y.pixels() > 1))
-          list.push_back(make_sparse(p_, n, kind));
+          if (auto sparse = make_sparse(p_, n, s.group, kind)) list.push_back(std::move(sparse));
     if (const char* forced = forced_kernel())
       for (auto& e : list)
         if (e->kernel.find(forced) != std::string::npos) {

@@ -24,7 +24,8 @@ struct SparseConv : Exec {
   Floats bias, slopes;
   int lanes = 16, vectors = 4;
   int64_t in_blocks = 0, out_blocks = 0, rows = 1, copy_rows = 1, copy = 0, plane = 0, sums = 0, width = 0;
-  int64_t pitch = 0;  // from one row of a copy, or of sums, to the next
+  int64_t pitch = 0;     // from one row of a copy, or of sums, to the next
+  int64_t together = 1;  // images whose positions lie side by side: small maps, whole
   Copies copies = Copies::positions;
   bool wide = false;
   float lo = 0, hi = 0;
@@ -36,37 +37,40 @@ struct SparseConv : Exec {
   void run(const Plan& plan, const Run& r, int part, int parts) const override {
     Place x = plan.place(node->in[0], r, wide), y = plan.place(node->out, r, wide), res;
     if (node->has_residual) res = plan.place(node->in[1], r, wide);
-    int64_t bands = (y.h + rows - 1) / rows, total = y.images * bands;
+    int64_t bands = (y.h + rows - 1) / rows, total = (y.images + together - 1) / together * bands;
     // Few bands: the threads share the output channels, each with its own copy of the input.
     bool by_channel = total < parts;
     int64_t from = by_channel ? 0 : total * part / parts, to = by_channel ? total : total * (part + 1) / parts;
     int64_t b0 = by_channel ? out_blocks * part / parts : 0, b1 = by_channel ? out_blocks * (part + 1) / parts : out_blocks;
     float* sum = r.scratch + planes_size();
     for (int64_t at = from; at < to; at++) {
-      int64_t i = at / bands, row0 = at % bands * rows, n = std::min(rows, y.h - row0);
-      expand(plan, x, i, row0, n, r.scratch);
-      multiply(plan, r.scratch, sum, b0, b1, (n - 1) * pitch + width);
+      int64_t i0 = at / bands * together, images = std::min(together, y.images - i0);
+      int64_t row0 = at % bands * rows, n = std::min(rows, y.h - row0);
+      expand(plan, x, i0, images, row0, n, r.scratch);
+      multiply(plan, r.scratch, sum, b0, b1, (images * n - 1) * pitch + width);
       for (int64_t b = b0; b < b1; b++)
-        for (int64_t k = 0; k < n; k++) {
-          float* out = y.p + i * y.img + b * y.blk + (row0 + k) * y.row;
-          const float* rr = node->has_residual ? res.p + i * res.img + b * res.blk + (row0 + k) * res.row : nullptr;
+        for (int64_t k = 0; k < images * n; k++) {
+          int64_t i = i0 + k / n, row = row0 + k % n;
+          float* out = y.p + i * y.img + b * y.blk + row * y.row;
+          const float* rr = node->has_residual ? res.p + i * res.img + b * res.blk + row * res.row : nullptr;
           plan.kernels().block({sum + b * lanes * sums + k * pitch, sums, width, bias.data() + b * lanes, out, rr, lo, hi});
           if (late_act) activate(plan, node->act, slopes.size() ? slopes.data() + b * lanes : nullptr, out, width);
         }
     }
   }
 
-  // Planes of each channel: copies x rows x pitch.
-  void expand(const Plan& plan, const Place& x, int64_t image, int64_t row0, int64_t n, float* planes) const {
+  // Planes of each channel: copies x images x rows x pitch.
+  void expand(const Plan& plan, const Place& x, int64_t image, int64_t images, int64_t row0, int64_t n, float* planes) const {
     const Window& win = node->win;
     const std::vector<int32_t>& offs = n == rows ? offs_full : offs_last;
     for (int64_t b = 0; b < in_blocks; b++)
       for (int64_t kh = 0; kh < (copies == Copies::positions ? win.kh : 1); kh++)
         for (int64_t kw = 0; kw < (copies == Copies::one ? 1 : win.kw); kw++)
-          plan.kernels().lift({x.p + image * x.img + b * x.blk + (row0 * win.sh + kh * win.dh - win.pt) * x.row +
-                                   (kw * win.dw - win.pl) * x.col,
-                               offs.data(), int64_t(offs.size()),
-                               planes + b * lanes * plane + (kh * win.kw + kw) * copy, plane});
+          for (int64_t i = 0; i < images; i++)  // in this order: whole vectors are written, the next image begins within
+            plan.kernels().lift({x.p + (image + i) * x.img + b * x.blk + (row0 * win.sh + kh * win.dh - win.pt) * x.row +
+                                     (kw * win.dw - win.pl) * x.col,
+                                 offs.data(), int64_t(offs.size()),
+                                 planes + b * lanes * plane + (kh * win.kw + kw) * copy + i * n * pitch, plane});
   }
 
   // Where the positions of `n` rows of the output lie in the input; filled up to whole vectors with the last one.
@@ -95,7 +99,7 @@ struct SparseConv : Exec {
 
 }  // namespace
 
-std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, const SparseKind& kind) {
+std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, int64_t images, const SparseKind& kind) {
   const auto [name, vectors, near, shift] = kind;
   auto e = std::make_unique<SparseConv>();
   const Order &in = plan.order(n.in[0]), &out = plan.order(n.out);
@@ -118,16 +122,19 @@ std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, const SparseK
   auto size = [&](int64_t rows) {
     e->rows = rows;
     e->copy_rows = by_row ? rows + (win.kh - 1) * win.dh : rows;
-    e->copy = (e->copy_rows * e->pitch + lanes - 1) / lanes * lanes;
+    e->copy = (e->together * e->copy_rows * e->pitch + lanes - 1) / lanes * lanes;
     // One vector more: planes should not all begin on the same cache set, and the last vector of a shift ends beyond.
     e->plane = e->copy * copies + lanes;
     return e->plane * int64_t(in.size()) * 4;
   };
+  // Maps of fewer positions than are taken at a time: several images.
+  if (!by_row && !e->wide) e->together = std::min(images, std::max<int64_t>(1, lanes * vectors / (h * w)));
   int64_t rows = 1;
   while (rows < h && (rows * w < lanes * vectors || size(rows + 1) < 200000)) rows++;
   int64_t even = (h + rows - 1) / rows;
   size((h + even - 1) / even);
-  int64_t positions = (e->rows - 1) * e->pitch + w, groups = (positions + lanes - 1) / lanes;
+  int64_t positions = (e->together * e->rows - 1) * e->pitch + w, groups = (positions + lanes - 1) / lanes;
+  if (near && vectors > (shift ? 4 : 2) && groups <= vectors / 2 && !forced_kernel()) return nullptr;
   e->vectors = int(std::min<int64_t>(vectors, groups));
   e->sums = groups * lanes + lanes;
   // Input channels at a time: as many as the first-level cache holds of what is read of them, and 16-bit offsets reach.
@@ -192,10 +199,10 @@ std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& n, const SparseK
   e->slopes = act_slopes(plan, n);
   e->kernel = std::string("f32_conv_unstructured_") + name + "_" + k.isa;
   e->macs = kept * y.pixels();
-  double bands = double((h + e->rows - 1) / e->rows);
+  double bands = double((h + e->rows - 1) / e->rows) / double(e->together);  // an image
   e->vector_macs = int64_t(double(kept) * double(groups) * bands);
   e->weight_bytes = e->offs.size() * 2 + e->weights.size() * 4 + e->first.size() * 4 + out.size() * 4;
-  double copied = double(in.size() / size_t(lanes)) * double(e->copy_rows) * double(e->pitch) * double(copies) * 5.0;
+  double copied = double(in.size() / size_t(lanes)) * double(e->together * e->copy_rows) * double(e->pitch) * double(copies) * 5.0;
   double per = (near ? 0.75 : 1.1) + (shift && win.kw > 1 ? 0.15 : 0.0);  // cycles of a vector, from L1 or L2
   double calls = double(e->base.size()) * std::ceil(double(groups) / e->vectors);
   e->cycles = bands * (double(kept) * (double(groups) * per + std::ceil(double(groups) / e->vectors)) + copied +

@@ -126,9 +126,11 @@ struct SparseKind {
   int vectors;
   bool near, shift;
 };
-constexpr SparseKind kSparseKinds[] = {{"4near", 4, true, false},  {"2near", 2, true, false},      {"8far", 8, false, false},
-                                       {"8near_shift", 8, true, true}, {"4near_shift", 4, true, true}, {"8far_shift", 8, false, true}};
-std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& node, const SparseKind& kind);
+constexpr SparseKind kSparseKinds[] = {
+    {"2near", 2, true, false},      {"4near", 4, true, false},      {"8near", 8, true, false},    {"8far", 8, false, false},
+    {"4near_shift", 4, true, true}, {"8near_shift", 8, true, true}, {"8far_shift", 8, false, true}};
+// Null where a kind of half as many vectors does the same.
+std::unique_ptr<Exec> make_sparse(const Plan& plan, const Node& node, int64_t images, const SparseKind& kind);
 bool wino_fits(const Node& node, const Shape& x, const Shape& y);
 // Empty where it does not apply.
 std::vector<std::unique_ptr<Exec>> planar_candidates(const Plan& plan, const Node& node);

@@ -11,14 +11,14 @@
 namespace {
 
 struct Layer {
-  uint32_t in = 48, out = 64, h = 17, w = 18, k = 3, stride = 1, period = 0;
+  uint32_t in = 48, out = 64, h = 17, w = 18, k = 3, stride = 1, period = 0, images = 2;
   bool planar = false, mask = false;
 };
 
 std::vector<uint8_t> network(const Layer& l, int act) {
   Maker m(11);
   Writer& w = m.w;
-  uint32_t x = w.input("x", {2, l.in, l.h, l.w});
+  uint32_t x = w.input("x", {l.images, l.in, l.h, l.w});
   if (!l.planar) x = w.node(11, {x}, {}, 0);  // an activation that does nothing: the next layer reads blocks
   size_t kept = size_t(l.out) * l.in * l.k * l.k;
   uint32_t support = 0xffffffffu;
@@ -126,6 +126,9 @@ int main() {
         more.push_back(l);
         more.back().in = 10, more.back().out = 5, more.back().h = h, more.back().w = w, more.back().k = k;
       }
+      // Weights enough that images go in groups, and maps so small that several are taken side by side.
+      more.push_back(l);
+      more.back().in = more.back().out = 512, more.back().h = more.back().w = 3, more.back().images = 13;
     } else {
       l.h = l.w = 19;
     }

@@ -17,9 +17,8 @@ constexpr Kernels kKernels = {
     PRECUT_ISA, L,    kTiles,   sizeof kTiles / sizeof *kTiles, kPlanar, sizeof kPlanar / sizeof *kPlanar,
     depthwise,  pool, act,      elt,
     wino_in,    wino_out,
-    {nullptr, sparse_sum<1, 4>, sparse_sum<2, 4>, sparse_sum<3, 2>, sparse_sum<4, 2>, sparse_sum<5, 1>, sparse_sum<6, 1>,
-     sparse_sum<7, 1>, sparse_sum<8, 1>},
-    8,          lift, block, burn,
+    PRECUT_SPARSE,
+    lift, block, burn,
     PRECUT_SHIFT, to_planes, from_planes};
 }  // namespace
 }  // namespace PRECUT_NS

@@ -91,6 +91,7 @@ struct WinoOutArgs {
 
 // Unstructured: `v` vectors of positions of several output channels, each over its list of offsets and weights.
 constexpr int64_t kTapReach = 65535;
+constexpr int kSparseVectors = 8;
 struct SparseArgs {
   const float* x;
   const uint16_t* offs;
@@ -206,8 +207,7 @@ struct Kernels {
   void (*elt)(const EltArgs&);
   void (*wino_in)(const WinoInArgs&);
   void (*wino_out)(const WinoOutArgs&);
-  SparseFn sparse[9];  // by number of vectors, 0 unused
-  int sparse_max;
+  SparseFn sparse[kSparseVectors + 1];  // by number of vectors, 0 unused
   void (*lift)(const LiftArgs&);
   void (*block)(const BlockArgs&);
   int64_t (*burn)(int64_t rounds, float* sink);  // see misc.h

@@ -37,6 +37,11 @@ void sparse_sum(const SparseArgs& a) {
   }
 }
 
+// By number of vectors.
+#define PRECUT_SPARSE                                                                                           \
+  {nullptr,           sparse_sum<1, 4>, sparse_sum<2, 4>, sparse_sum<3, 2>, sparse_sum<4, 2>, sparse_sum<5, 1>, \
+   sparse_sum<6, 1>, sparse_sum<7, 1>, sparse_sum<8, 1>}
+
 typedef int32_t vi __attribute__((vector_size(4 * L)));
 
 template <int S>
