@@ -134,9 +134,10 @@ std::vector<Segment> plan_segments(const Model& m, const std::vector<Shape>& sha
   for (const Node& n : g.nodes) {
     if (n.op == Op::conv2d || n.op == Op::linear) {
       int64_t kept = kept_weights(g, n), bytes = kept * 4, cycles = kept * shapes[size_t(n.out)].pixels() / 24;
-      // Weights that outgrow the cache are read again for every group: that may cost a tenth of the arithmetic.
+      // Weights that outgrow the cache are read again for every group: that may cost a tenth of the arithmetic, more where
+      // they come from memory; but activations of larger groups come from further away, too.
       int64_t want = 1;
-      while (bytes > 400000 && want < 64 && bytes / want > 2 * cycles) want *= 2;
+      while (bytes > 400000 && want < 64 && bytes / want > (m.total_weights > kCacheBytes ? 1 : 2) * cycles) want *= 2;
       now = std::max(now, want);
     }
     if (shapes[size_t(n.out)].pixels() == 1) now = std::max<int64_t>(now, 16);

@@ -198,7 +198,7 @@ class PlanBuilder {
     std::vector<std::vector<std::vector<double>>> shares(open_.size());  // layer, candidate, round
     for (size_t i = 0; i < open_.size(); i++) shares[i].resize(open_[i].list.size());
     // Weights that fit the last cache take a few forwards to settle there.
-    const bool far = m_.total_weights > (16u << 20) || p_.segments_.size() > 1;
+    const bool far = m_.total_weights > kCacheBytes || p_.segments_.size() > 1;
     const int forwards = far ? 3 : 6, rounds = far ? 5 : 7;
     const double start = now_us();
     // Large inputs get fewer rounds, though never less than two.

@@ -8,7 +8,7 @@
 namespace precut {
 namespace {
 
-constexpr size_t kNearBytes = 2u << 20, kCacheBytes = 16u << 20;
+constexpr size_t kNearBytes = 2u << 20;
 constexpr int64_t kAhead = 2048;  // floats
 
 // Cycles of one channel step of a tile: two multiply-adds and two loads a cycle, and four cycles of latency to hide.

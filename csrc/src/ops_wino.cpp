@@ -169,7 +169,7 @@ std::unique_ptr<Exec> make_wino(const Plan& plan, const Node& n) {
   e->vector_macs = 36 * e->tiles_h * e->tiles_w * int64_t(in.size()) * e->out_blocks;
   double transforms = double(e->tiles_h * e->tiles_w) * double(e->in_blocks * 110 + e->out_blocks * 80);
   size_t total = plan.model().total_weights;
-  double rate = total > (16u << 20) ? 10 : total > (1u << 20) ? 20 : 40;
+  double rate = total > kCacheBytes ? 10 : total > (1u << 20) ? 20 : 40;
   double stream = double(e->w.size()) * 4 / rate + double(e->w.size()) * 4 / 40 * std::ceil(double(e->tiles_h) / double(e->chunk_rows));
   e->cycles = std::max(double(e->vector_macs) * 0.6, stream) + transforms;
   return e;

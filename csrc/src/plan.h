@@ -40,6 +40,8 @@ struct Slot {  // where a value's floats are
 
 class Plan;
 
+constexpr size_t kCacheBytes = 16u << 20;  // weights of more come from memory at every forward
+
 // One operation made ready. `run` does part `part` of `parts` of the work for the images of `run`.
 struct Exec {
   const Node* node = nullptr;
