@@ -18,5 +18,9 @@ precut bench resnet18 --input-size 224 --networks dense PS4_P4 PSD1_P16 narrow:P
 for layer in 64@32 128@16 256@8 512@4; do
   precut bench --layer $layer --networks dense mask:0.3 mask:0.25 mask:0.2 mask:0.1 mask:0.05 mask:0.01 PS1_P8 --batch 1 --out "$out"
 done
+precut bench resnet18 --networks dense PS4_P4 PS2_P4 PSD1_P16 PS1_P8 mask:0.111 synflow:0.111 erk:0.111 mask:0.05 synflow:0.05 \
+  erk:0.05 synflow:0.01 erk:0.01 --batch 1 --engines precut onnxruntime openvino deepsparse --out "$out" \
+  --name resnet18-masks-batch1-threads1
+python benchmarks/memory.py --out "$out"
 python benchmarks/peak.py --batch 1 --out "$out"
 python benchmarks/peak.py --batch 32 --out "$out"

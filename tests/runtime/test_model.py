@@ -116,6 +116,23 @@ def test_not_a_number_passes() -> None:
         assert not np.isnan(model.run(np.zeros_like(x))).any()
 
 
+def test_max_pooling_passes_not_a_number() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 20, 9, 9)).astype(np.float32)
+    x[rng.random(x.shape) < 0.02] = np.nan
+    x[0, 0] = np.inf
+    x[0, 1, ::2], x[0, 1, 1::2] = np.inf, -np.inf
+    b = BlobBuilder()
+    b.output(b.max_pool(b.input("x", x.shape), (3, 3), (2, 2), (1, 1)))
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::2, ::2]
+    want = windows.max((4, 5))
+    assert np.isnan(want).any()
+    for isa in ("reference", None, "portable"):
+        with load(b.bytes(), threads=1, isa=isa) as model:
+            np.testing.assert_array_equal(model.run(x), want)
+
+
 def test_concatenation_shuffle_and_slices() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 24, 6, 6)).astype(np.float32)

@@ -39,7 +39,7 @@ void pool(const PoolArgs& a) {
       const float* row = a.x + h * a.x_row;
       for (int64_t w = a.w0[c]; w < a.w1[c]; w += a.dw) {
         vf v = load(row + w * L);
-        best = max(best, v);
+        best = ((v > best) | (v != v)) ? v : best;  // NaN stays, as in PyTorch
         sum = sum + v;
       }
     }
