@@ -119,10 +119,10 @@ struct Ingest : Exec {
   int index, value;
   std::vector<int32_t> step;
   Ingest(const Plan& plan, int i) : index(i), value(plan.model().graph.inputs[size_t(i)].value) {
-    const int lanes = plan.buffer(value).block_lanes;
-    kernel = lanes == 1 ? "f32_input_planar_copy" : "f32_input_blocked_copy";
+    const Buffer& buf = plan.buffer(value);
+    kernel = buf.block_lanes == 1 ? "f32_input_planar_copy" : "f32_input_blocked_copy";
     why = "the caller's array is (N, C, H, W)";
-    step = even_steps(plan.order(value), lanes);
+    if (!buf.flat) step = even_steps(plan.order(value), buf.block_lanes);
   }
   void run(const Plan& plan, const Run& r, int part, int parts) const override {
     const Shape& s = plan.shape(value);
@@ -136,7 +136,7 @@ struct Ingest : Exec {
       float* block = y.p + i * y.img + b * y.blk;
       if (!buf.flat && buf.pt + buf.pl + buf.pb + buf.pr) std::fill_n(block - buf.origin, y.blk, 0.0f);
       for (int64_t row = 0; row < y.h; row++) {
-        if (!buf.flat && buf.block_lanes > 1 && step[size_t(b)]) {
+        if (!step.empty() && step[size_t(b)]) {
           plan.kernels().block({image + (order[size_t(b * buf.block_lanes)] * s.h + row) * s.w, step[size_t(b)] * s.pixels(), y.w,
                                 kZeros, block + row * y.row, nullptr, -INFINITY, INFINITY});
           continue;

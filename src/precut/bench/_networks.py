@@ -134,8 +134,10 @@ def _narrowed(
     channel counts make a narrower network slower than a wider one."""
     from precut.engine import compile
 
-    def fastest_enough(parts: range, least: int) -> int:
-        rivals = {"model": compile(model.eval(), x, threads=threads)}
+    compiled = compile(model.eval(), x, threads=threads)
+
+    def widest(parts: range, least: int) -> int:
+        rivals = {"model": compiled}
         for part in parts:
             rivals[str(part)] = compile(build(part / _PARTS), x, threads=threads)
         seconds = {
@@ -146,5 +148,5 @@ def _narrowed(
             say(f"width {part / _PARTS:.3f}: {seconds[str(part)] * 1e3:.3f} ms; wanted {seconds['model'] * 1e3:.3f} ms")
         return max((part for part in parts if seconds[str(part)] <= seconds["model"]), default=least)
 
-    coarse = fastest_enough(range(4, _PARTS, 4), 0)
-    return fastest_enough(range(coarse + 1, coarse + 4), max(coarse, 1)) / _PARTS
+    coarse = widest(range(4, _PARTS, 4), 0)
+    return widest(range(coarse + 1, coarse + 4), max(coarse, 1)) / _PARTS
