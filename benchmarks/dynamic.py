@@ -2,12 +2,13 @@
 
     python benchmarks/dynamic.py ladder --batch 1 --threads 1 --out results/dynamic-ladder
     python benchmarks/dynamic.py switch --out results/dynamic-switching
-    python benchmarks/dynamic.py points runs/dynamic-subnets/joint-s0 --out results/dynamic-subnets
+    python benchmarks/dynamic.py points dynamic-subnets
 
 ``ladder``: an untrained ResNet-18 at 224 pixels, four non-uniform points at the relative budgets of the published GPU
 times (13.4 / 24.6 / 41.3 / 62.1 ms), in precut's engine and in every other installed one, in turns.
 ``switch``: ``set_point`` and the first forward after it, against loading another model; bytes of the ladder against those
-of separate models. ``points``: time, and accuracy from the run, of every point of a trained ladder.
+of separate models. ``points``: every point of a claim's ladders, timed in turns, beside the accuracies of its finished rows;
+joint beside alone, as results/CLAIM/points-*.md, .json and two pictures.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -30,10 +33,12 @@ from precut._files import atomic_write
 from precut.bench import bench, engines, installed
 from precut.deadline import profile
 from precut.dynamic import DynamicNet, load, make_dynamic, plot_accuracy, targets, widths_table
+from precut.experiments import load_claim, read_rows
 from precut.report import Column, Table, byte_size, duration, percent, si
 
 PUBLISHED_GPU_MS = (62.1, 41.3, 24.6, 13.4)
 PUBLISHED_CPU_MS = (65.4, 51.0, 38.7, 30.5)
+ALONE_OF = "joint"  # the ladder whose subnets were trained alone too
 
 
 def untrained(side: int, batch: int) -> tuple[DynamicNet, torch.Tensor]:
@@ -177,48 +182,82 @@ def switch(arguments: argparse.Namespace) -> None:
 
 
 def points(arguments: argparse.Namespace) -> None:
-    run = Path(arguments.run)
-    dyn = load(run / "model.safetensors")
-    rows = json.loads((run / "points.json").read_text())
-    fast = dyn.compile(threads=arguments.threads)
-    side = dyn.graph.inputs[0].shape
-    x = torch.randn(arguments.batch, *side[1:])
-    accuracies = [row["test_accuracy"] for row in rows]
-    found = profile(targets(fast, accuracies), x, batches=(arguments.batch,), rounds=arguments.rounds)
-    told = [
-        {
-            "point": number,
-            "macs": row["macs"],
-            "params": row["params"],
-            "accuracy": row["test_accuracy"],
-            "latency_ms": 1e3 * timed.time("p50", arguments.batch),
-            "p99_ms": 1e3 * timed.time("p99", arguments.batch),
-            "training": run.name,
-        }
-        for number, (row, timed) in enumerate(zip(rows, found.points, strict=True))
-    ]
+    claim = load_claim(arguments.claim)
+    finished = read_rows(arguments.results / claim.name / "rows.csv")
+    accuracies = _accuracies(finished)
+    ladders, timed_targets = {}, []
+    for name in [name for name in accuracies if name in {row["run"] for row in finished if row["points"]}]:
+        folder = arguments.runs_dir / claim.name / f"{name}-s0"
+        dyn = load(folder / "model.safetensors")
+        ladders[name] = json.loads((folder / "points.json").read_text())
+        compiled = dyn.compile(threads=arguments.threads)
+        x = torch.randn(arguments.batch, *dyn.graph.inputs[0].shape[1:])
+        known = [row["test_accuracy"] for row in ladders[name]]
+        timed_targets += [replace(t, name=f"{name} {t.name}") for t in targets(compiled, known)]
+    if not ladders:
+        raise SystemExit(f"no joint training of {claim.name} is finished")
+    found = profile(timed_targets, x, batches=(arguments.batch,), rounds=arguments.rounds)
+    timed = {point.name: point for point in found.points}
+    told = []
+    for name, by_point in accuracies.items():
+        for number, shares in sorted(by_point.items()):
+            # A subnet trained alone is the same network as its ladder's point: one time stands for both.
+            ladder = name if name in ladders else ALONE_OF
+            row, clock = ladders[ladder][number], timed[f"{ladder} {number}"]
+            told.append(
+                {
+                    "point": number,
+                    "training": name,
+                    "macs": row["macs"],
+                    "params": row["params"],
+                    "accuracy": mean(shares),
+                    "low": min(shares),
+                    "high": max(shares),
+                    "seeds": len(shares),
+                    "latency_ms": 1e3 * clock.time("p50", arguments.batch),
+                    "p99_ms": 1e3 * clock.time("p99", arguments.batch),
+                }
+            )
     columns = [
         Column("point"),
+        Column("training"),
         Column("macs", "counted MACs", si, "right"),
         Column("params", format=",", align="right"),
-        Column("accuracy", "test %", lambda share: f"{100 * share:.2f}", "right"),
+        Column("accuracy", "test %", hundredths, "right"),
+        Column("low", "lowest", hundredths, "right"),
+        Column("high", "highest", hundredths, "right"),
+        Column("seeds", align="right"),
         Column("latency_ms", "median ms", ".3f", "right"),
         Column("p99_ms", "p99 ms", ".3f", "right"),
-        Column("training"),
     ]
     notes = [
-        f"measured: accuracy on the test split; {arguments.rounds} interleaved calls of the compiled points, batch "
-        f"{arguments.batch}, {arguments.threads} thread(s), {found.environment['cpu']}"
+        f"measured: accuracy on the test split; {arguments.rounds} interleaved calls of the compiled points of seed 0, batch "
+        f"{arguments.batch}, {arguments.threads} thread(s), {found.environment['cpu']}",
+        f"alone: the subnets of {ALONE_OF!r}, whose times stand there too",
     ]
-    write(
-        arguments.out,
-        f"points-{run.name}",
-        Table(told, columns, notes=notes),
-        {"rows": told, "environment": dict(found.environment)},
-    )
-    if arguments.out is not None:
-        plot_accuracy(told, Path(arguments.out) / f"points-{run.name}-macs.png")
-        plot_accuracy(told, Path(arguments.out) / f"points-{run.name}-latency.png", x="latency_ms")
+    name = f"points-batch{arguments.batch}-threads{arguments.threads}"
+    folder = str(arguments.results / claim.name)
+    told.sort(key=lambda row: row["point"])
+    write(folder, name, Table(told, columns, notes=notes), {"rows": told, "environment": dict(found.environment)})
+    plot_accuracy(told, Path(folder) / "macs.png")
+    plot_accuracy(told, Path(folder) / f"latency-batch{arguments.batch}-threads{arguments.threads}.png", x="latency_ms")
+
+
+def hundredths(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _accuracies(finished: list[dict[str, str]]) -> dict[str, dict[int, list[float]]]:
+    """Training ("alone" for all subnets by themselves) to point to the seeds' test accuracies."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in finished:
+        settings = json.loads(row["dynamic"])
+        if row["points"]:
+            for number, point in enumerate(json.loads(row["points"])):
+                found.setdefault(row["run"], {}).setdefault(number, []).append(point["test_accuracy"])
+        elif settings["alone"] == ALONE_OF:
+            found.setdefault("alone", {}).setdefault(settings["point"], []).append(float(row["test_accuracy"]))
+    return found
 
 
 def main() -> None:
@@ -228,9 +267,9 @@ def main() -> None:
         one = commands.add_parser(function.__name__)
         one.set_defaults(function=function)
         one.add_argument("--threads", type=int, default=1)
-        one.add_argument("--out", metavar="FOLDER", help="where to write the table and the raw numbers")
         if function is not points:
             one.add_argument("--side", type=int, default=224)
+            one.add_argument("--out", metavar="FOLDER", help="where to write the table and the raw numbers")
         if function is not switch:
             one.add_argument("--batch", type=int, default=1)
             one.add_argument("--rounds", type=int, default=40 if function is ladder else 500)
@@ -239,7 +278,9 @@ def main() -> None:
         if function is switch:
             one.add_argument("--calls", type=int, default=200)
         if function is points:
-            one.add_argument("run", help="folder of a joint training: runs/CLAIM/RUN-sSEED")
+            one.add_argument("claim", help="of joint trainings and of subnets alone")
+            one.add_argument("--runs-dir", type=Path, default=Path("runs"))
+            one.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.function(arguments)
