@@ -29,6 +29,18 @@ QUEUE = {
             "kwargs": {"widths": [4, 8, 8]},
             "dynamic": {"alone": "joint", "point": 2},
         },
+        {
+            "name": "rewound",
+            "model": "speednet",
+            "kwargs": {"widths": [4, 8, 8]},
+            "dynamic": {
+                "budgets": [1, 0.6, 0.4],
+                "pretrain": 1,
+                "rewind": True,
+                "align": 1,
+                "floor": {"stem": 1.0},
+            },
+        },
     ],
 }
 
@@ -46,7 +58,7 @@ def test_a_ladder_and_one_of_its_points_alone(tmp_path: Path) -> None:
     ):
         run_claim(claim, tmp_path / "rows.csv", tmp_path / "runs", only="alone*", progress=False)
     run_claim(claim, tmp_path / "rows.csv", tmp_path / "runs", progress=False, threads=1)
-    joint, alone = read_rows(tmp_path / "rows.csv")
+    joint, alone, rewound = read_rows(tmp_path / "rows.csv")
     points = json.loads(joint["points"])
     assert len(points) == 3
     assert points[0]["macs"] == int(joint["macs"])
@@ -54,12 +66,16 @@ def test_a_ladder_and_one_of_its_points_alone(tmp_path: Path) -> None:
     assert int(alone["params"]) == points[2]["params"]
     assert json.loads(alone["dynamic"]) == {"alone": "joint", "point": 2}
     assert float(alone["test_accuracy"]) > 0
+    again = json.loads(rewound["points"])
+    assert [p["macs"] for p in again] == [p["macs"] for p in points]  # the same ladder
+    assert [p["test_accuracy"] for p in again] != [p["test_accuracy"] for p in points]  # from other weights
 
 
 @pytest.mark.parametrize(
     ("dynamic", "message"),
     [
         ({"pretrain": 1}, "run 'joint-s0': dynamic needs budgets, or alone and point; got {'pretrain': 1}"),
+        ({"budgets": [1], "rewind": 1}, "rewind is true or false; got 1"),
         ({"budgets": [1], "epochs": 1}, "unknown option of a dynamic training 'epochs'"),
     ],
 )

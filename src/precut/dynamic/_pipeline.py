@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ _LADDER = ("metric", "rank", "align", "uniform", "floor")
 _DEFAULTS = {"metric": "macs", "rank": "l1", "align": 8}
 _FIT = ("mode", "sampled", "distill", "weights", "balance", "calibration_images")
 # What ``train_ladder`` takes by name, beside the runs' own options.
-OPTIONS = ("pretrain", "norms", *_LADDER, *_FIT)
+OPTIONS = ("pretrain", "rewind", "norms", *_LADDER, *_FIT)
 _WHITENING_IMAGES = 5000
 
 
@@ -49,7 +50,8 @@ def train_ladder(
     """Trains a ladder of subnets from a fresh (or trained) network.
 
     The full network is trained for ``pretrain`` epochs with the recipe, so that ranking its channels means something;
-    then channels are ranked, points chosen at ``budgets``, and all points trained together for the recipe's epochs.
+    then channels are ranked, points chosen at ``budgets``, and all points trained together for the recipe's epochs, from
+    the weights that ranked them or, with ``rewind``, from those that the model came with.
 
     Args:
         model: trained in place by the first part, then copied.
@@ -57,9 +59,9 @@ def train_ladder(
         run_dir: of the joint training; the first part's is ``full`` inside it. ``ladder.json`` are the points: a run
             that is resumed keeps them, for costs that were measured would not come out the same again.
         budgets: see ``dyn.ladder``.
-        options: "pretrain" (epochs, default 0), "norms" (see ``make_dynamic``), of ``dyn.ladder`` "metric", "rank",
-            "align", "uniform" and "floor", of ``dyn.fit`` "mode", "sampled", "distill", "weights", "balance" and
-            "calibration_images".
+        options: "pretrain" (epochs, default 0), "rewind" (default false), "norms" (see ``make_dynamic``), of
+            ``dyn.ladder`` "metric", "rank", "align", "uniform" and "floor", of ``dyn.fit`` "mode", "sampled", "distill",
+            "weights", "balance" and "calibration_images".
         **run: of both trainings: seed, threads, device, precision, resume, overwrite, progress.
 
     Returns:
@@ -74,17 +76,32 @@ def train_ladder(
             raise unknown("option of a dynamic training", name, OPTIONS)
     plan = load_recipe(recipe)
     pretrain = whole("pretrain", given.get("pretrain", 0), 0)
+    rewind = given.get("rewind", False)
+    if not isinstance(rewind, bool):
+        raise PrecutError(f"rewind is true or false; got {rewind!r}")
+    start = copy.deepcopy(model) if rewind and pretrain else None
     if pretrain:
         first = plan.replace(epochs=pretrain, milestones=tuple(m for m in plan.milestones if m < pretrain))
         fit_model(model, dataset, first, None if run_dir is None else Path(run_dir) / "full", **run)
-    elif plan.whiten and isinstance(model, SpeedNet):
-        count = min(_WHITENING_IMAGES, len(dataset.train))
-        init_whitening_(model, next(iter(BatchLoader(dataset.train, count, dataset.mean, dataset.std)))[0])
-    dyn = make_dynamic(model, torch.zeros(1, *dataset.image_shape), norms=given.get("norms", "private_stats"))
+    else:
+        _whiten(model, dataset, plan)
+    norms, example = given.get("norms", "private_stats"), torch.zeros(1, *dataset.image_shape)
+    dyn = make_dynamic(model, example, norms=norms)
     chosen = _DEFAULTS | {name: given[name] for name in _LADDER if name in given}
     _choose(dyn, dataset, None if run_dir is None else Path(run_dir), budgets, chosen, run)
+    if start is not None:
+        _whiten(start, dataset, plan)
+        points, dyn = dyn.points, make_dynamic(start, example, norms=norms)
+        dyn.prepare(points)
     trained = {name: given[name] for name in _FIT if name in given}
     return dyn, fit(dyn, dataset, plan, run_dir, **trained, **run)
+
+
+def _whiten(model: nn.Module, dataset: Dataset, plan: Recipe) -> None:
+    """What the recipe does to a fresh network, and ``fit`` leaves out."""
+    if plan.whiten and isinstance(model, SpeedNet):
+        count = min(_WHITENING_IMAGES, len(dataset.train))
+        init_whitening_(model, next(iter(BatchLoader(dataset.train, count, dataset.mean, dataset.std)))[0])
 
 
 def _choose(
