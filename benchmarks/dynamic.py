@@ -8,7 +8,7 @@
 times (13.4 / 24.6 / 41.3 / 62.1 ms), in precut's engine and in every other installed one, in turns.
 ``switch``: ``set_point`` and the first forward after it, against loading another model; bytes of the ladder against those
 of separate models. ``points``: every point of a claim's ladders, timed in turns, beside the accuracies of its finished rows;
-joint beside alone, as results/CLAIM/points-*.md, .json and two pictures.
+joint beside alone, as results/CLAIM/points-*.md, .json and pictures, with those of each ladder's widths.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from precut._environment import environment
 from precut._files import atomic_write
 from precut.bench import bench, engines, installed
 from precut.deadline import profile
-from precut.dynamic import DynamicNet, load, make_dynamic, plot_accuracy, targets, widths_table
+from precut.dynamic import DynamicNet, load, make_dynamic, plot_accuracy, plot_widths, targets, widths_table
 from precut.experiments import load_claim, read_rows
 from precut.report import Column, Table, byte_size, duration, percent, si
 
@@ -190,6 +190,7 @@ def points(arguments: argparse.Namespace) -> None:
         folder = arguments.runs_dir / claim.name / f"{name}-s0"
         dyn = load(folder / "model.safetensors")
         ladders[name] = json.loads((folder / "points.json").read_text())
+        plot_widths(dyn, arguments.results / claim.name / f"widths-{name}.png")
         compiled = dyn.compile(threads=arguments.threads)
         x = torch.randn(arguments.batch, *dyn.graph.inputs[0].shape[1:])
         known = [row["test_accuracy"] for row in ladders[name]]

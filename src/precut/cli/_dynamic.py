@@ -34,7 +34,7 @@ def add_dynamic(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         nargs="+",
         default=[],
-        help="how: pretrain=2 rank=l1 metric=macs uniform=false mode=sandwich distill=0.5 norms=private",
+        help="how: pretrain=2 rewind=true rank=l1 metric=macs uniform=false mode=sandwich distill=0.5 norms=private",
     )
 
 
