@@ -186,7 +186,7 @@ def points(arguments: argparse.Namespace) -> None:
     finished = read_rows(arguments.results / claim.name / "rows.csv")
     accuracies = _accuracies(finished)
     ladders, timed_targets = {}, []
-    for name in [name for name in accuracies if name in {row["run"] for row in finished if row["points"]}]:
+    for name in dict.fromkeys(row["run"] for row in finished if row["points"]):
         folder = arguments.runs_dir / claim.name / f"{name}-s0"
         dyn = load(folder / "model.safetensors")
         ladders[name] = json.loads((folder / "points.json").read_text())
@@ -196,7 +196,7 @@ def points(arguments: argparse.Namespace) -> None:
         known = [row["test_accuracy"] for row in ladders[name]]
         timed_targets += [replace(t, name=f"{name} {t.name}") for t in targets(compiled, known)]
     if not ladders:
-        raise SystemExit(f"no joint training of {claim.name} is finished")
+        raise precut.PrecutError(f"no joint training is finished: precut reproduce {claim.name}")
     found = profile(timed_targets, x, batches=(arguments.batch,), rounds=arguments.rounds)
     timed = {point.name: point for point in found.points}
     told = []

@@ -98,7 +98,7 @@ def train_ladder(
 
 
 def _whiten(model: nn.Module, dataset: Dataset, plan: Recipe) -> None:
-    """What the recipe does to a fresh network, and ``fit`` leaves out."""
+    """Sets a speednet's stem where the recipe says so, which joint training leaves out."""
     if plan.whiten and isinstance(model, SpeedNet):
         count = min(_WHITENING_IMAGES, len(dataset.train))
         init_whitening_(model, next(iter(BatchLoader(dataset.train, count, dataset.mean, dataset.std)))[0])
