@@ -168,6 +168,9 @@ def test_a_ladder_by_measured_cost_goes_on_with_its_points(tmp_path: Path, monke
         PrecutError, match=r"^cannot resume .*: budgets is \[1\.0, 0\.5\] here, but the run began with \["
     ):
         train_ladder(first, DATA, recipe, tmp_path, resume=True, **{**run, "budgets": [1, 0.5]})
+    rewound = {**run, "options": {**run["options"], "rewind": True}}
+    with pytest.raises(PrecutError, match=r"^cannot resume .*: rewind is True here, but the run began with False; "):
+        train_ladder(first, DATA, recipe, tmp_path, resume=True, **rewound)
 
 
 def test_points_that_a_sandwich_has_not_drawn_yet_are_judged() -> None:

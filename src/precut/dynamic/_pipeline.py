@@ -12,16 +12,13 @@ import torch
 from torch import nn
 
 from precut._files import atomic_write
-from precut.data import BatchLoader
 from precut.dynamic._fit import JointResult, fit
 from precut.dynamic._ladder import checked_budgets, make_ladder, rank_channels_
 from precut.dynamic._net import DynamicNet, make_dynamic
 from precut.dynamic._point import Point
 from precut.errors import PrecutError, unknown, whole
-from precut.models import init_whitening_
-from precut.models.speednet import SpeedNet
 from precut.training import fit as fit_model
-from precut.training import load_recipe
+from precut.training import load_recipe, whiten_stem_
 
 if TYPE_CHECKING:
     from precut.data import Dataset
@@ -34,7 +31,6 @@ _DEFAULTS = {"metric": "macs", "rank": "l1", "align": 8}
 _FIT = ("mode", "sampled", "distill", "weights", "balance", "calibration_images")
 # What ``train_ladder`` takes by name, beside the runs' own options.
 OPTIONS = ("pretrain", "rewind", "norms", *_LADDER, *_FIT)
-_WHITENING_IMAGES = 5000
 
 
 def train_ladder(
@@ -84,24 +80,17 @@ def train_ladder(
         first = plan.replace(epochs=pretrain, milestones=tuple(m for m in plan.milestones if m < pretrain))
         fit_model(model, dataset, first, None if run_dir is None else Path(run_dir) / "full", **run)
     else:
-        _whiten(model, dataset, plan)
+        whiten_stem_(model, dataset, plan)  # joint training leaves it out
     norms, example = given.get("norms", "private_stats"), torch.zeros(1, *dataset.image_shape)
     dyn = make_dynamic(model, example, norms=norms)
     chosen = _DEFAULTS | {name: given[name] for name in _LADDER if name in given}
-    _choose(dyn, dataset, None if run_dir is None else Path(run_dir), budgets, chosen, run)
+    _choose(dyn, dataset, None if run_dir is None else Path(run_dir), budgets, chosen, rewind, run)
     if start is not None:
-        _whiten(start, dataset, plan)
+        whiten_stem_(start, dataset, plan)
         points, dyn = dyn.points, make_dynamic(start, example, norms=norms)
         dyn.prepare(points)
     trained = {name: given[name] for name in _FIT if name in given}
     return dyn, fit(dyn, dataset, plan, run_dir, **trained, **run)
-
-
-def _whiten(model: nn.Module, dataset: Dataset, plan: Recipe) -> None:
-    """Sets a speednet's stem where the recipe says so, which joint training leaves out."""
-    if plan.whiten and isinstance(model, SpeedNet):
-        count = min(_WHITENING_IMAGES, len(dataset.train))
-        init_whitening_(model, next(iter(BatchLoader(dataset.train, count, dataset.mean, dataset.std)))[0])
 
 
 def _choose(
@@ -110,6 +99,7 @@ def _choose(
     folder: Path | None,
     budgets: Sequence[float],
     options: Mapping[str, Any],
+    rewind: bool,
     run: Mapping[str, Any],
 ) -> None:
     """The points at ``budgets``, or those that the run in ``folder`` began with."""
@@ -118,7 +108,8 @@ def _choose(
         return
     file = folder / "ladder.json"
     begun = (folder / "config.json").is_file() and not run.get("overwrite")
-    asked = {"budgets": checked_budgets(budgets), **{name: _plain(value) for name, value in options.items()}}
+    asked = {"budgets": checked_budgets(budgets), "rewind": rewind}
+    asked |= {name: _plain(value) for name, value in options.items()}
     if begun and run.get("resume") and file.is_file():
         points = _recorded(file, asked)
         rank_channels_(dyn, options["rank"], dataset)

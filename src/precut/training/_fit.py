@@ -18,14 +18,12 @@ from precut import checkpoint
 from precut._environment import environment
 from precut.data import Augment, BatchLoader
 from precut.errors import PrecutError
-from precut.models import init_whitening_
-from precut.models.speednet import SpeedNet
 from precut.training._callback import Callback, TrainState
 from precut.training._config import describe_model, fingerprint
 from precut.training._devices import make_fabric, resolve_device, resolve_precision
 from precut.training._ema import WeightAverage
 from precut.training._evaluate import evaluate
-from precut.training._init import init_kundu_
+from precut.training._init import init_kundu_, whiten_stem_
 from precut.training._layout import layout
 from precut.training._loop import Loop
 from precut.training._memory import kept_memory
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
     from precut.data import Dataset
 
 __all__ = ["FitResult", "fit"]
-
-_WHITENING_IMAGES = 5000
 
 
 @dataclass(frozen=True)
@@ -243,10 +239,7 @@ class _Parts:
         _seed_all(self.seed + 1_000_003 * fabric.global_rank)  # dropout must differ between processes
         if recipe.init == "kundu":
             init_kundu_(self.model, torch.Generator().manual_seed(self.seed))
-        if recipe.whiten and isinstance(self.model, SpeedNet):
-            count = min(_WHITENING_IMAGES, len(self.train))
-            images = BatchLoader(self.train, count, self.dataset.mean, self.dataset.std)
-            init_whitening_(self.model, next(iter(images))[0])
+        whiten_stem_(self.model, self.dataset, recipe)
         self.model.to(fabric.device)
         self.model.to(memory_format=self.layout)  # type: ignore[call-overload]  # plain too: it may come channels last
         optimizer = build_optimizer(self.model, recipe)

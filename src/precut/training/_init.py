@@ -1,14 +1,37 @@
-"""The initial weights of the authors of the pre-defined sparse kernels."""
+"""What a recipe makes of the initial weights: those of the authors of the pre-defined sparse kernels, whitened stems."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-__all__ = ["init_kundu_"]
+from precut.data import BatchLoader
+from precut.models import init_whitening_
+from precut.models.speednet import SpeedNet
+
+if TYPE_CHECKING:
+    from precut.data import Dataset
+    from precut.training._recipe import Recipe
+
+__all__ = ["init_kundu_", "whiten_stem_"]
+
+_WHITENING_IMAGES = 5000
+
+
+def whiten_stem_(model: nn.Module, dataset: Dataset, recipe: Recipe) -> None:
+    """Sets a speednet's stem from the images that ``recipe`` trains on, in place; nothing where it does not ask for it.
+
+    Args:
+        model: any module; other networks than a speednet stay as they are.
+        dataset: its validation images, which the recipe holds out, are not looked at.
+    """
+    if recipe.whiten and isinstance(model, SpeedNet):
+        train: Any = recipe.split(dataset)[0]
+        images = BatchLoader(train, min(_WHITENING_IMAGES, len(train)), dataset.mean, dataset.std)
+        init_whitening_(model, next(iter(images))[0])
 
 
 @torch.no_grad()
