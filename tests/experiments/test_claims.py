@@ -172,6 +172,16 @@ def test_a_run_without_validation_images(queue, tmp_path):
     assert 0 <= float(rows[0]["test_accuracy"]) <= 1
 
 
+def test_a_run_from_few_images(queue, tmp_path):
+    entry = {"model": "speednet", "kwargs": {"widths": [4, 8, 8]}, "recipe": {"val_count": 100, "batch_size": 100}}
+    path = queue(runs=[{"name": "all", **entry}, {"name": "few", "per_class": 30, **entry}])
+    rows = run_claim(load_claim(path), tmp_path / "r.csv", tmp_path / "runs", progress=False)
+    assert [row["per_class"] for row in rows] == ["", "30"]
+    images = [json.loads((tmp_path / "runs/tiny" / f"{row['run']}-s0/config.json").read_text()) for row in rows]
+    whole = len(data.load("fashion-mnist-sample").train)
+    assert [config["dataset"]["train_images"] for config in images] == [whole, 300]
+
+
 def test_scores_do_not_see_the_images_that_choose_the_epoch(queue, monkeypatch):
     seen = []
     monkeypatch.setattr(_runner, "BatchLoader", lambda split, *a, **k: seen.append(len(split)) or iter([None]))
@@ -210,6 +220,10 @@ WRONG = {
     "seeds": (
         lambda queue: load_claim(queue(runs=[{"name": "a", "model": "m", "seeds": 3}])),
         "run 'a' of claim 'tiny': seeds must be a list of whole numbers; got 3",
+    ),
+    "no images": (
+        lambda queue: load_claim(queue(runs=[{"name": "a", "model": "m", "per_class": 0}])),
+        "run 'a' of claim 'tiny': per_class must be a whole number of at least 1; got 0",
     ),
     "moves of a ladder": (
         lambda queue: load_claim(queue(runs=[{"name": "a", "model": "m", "move": {}, "dynamic": {}}])),

@@ -9,14 +9,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from precut.errors import PrecutError, unknown
+from precut.errors import PrecutError, unknown, whole
 from precut.supports import SupportMaker, from_spec, parse
 
 __all__ = ["Claim", "Run", "list_claims", "load_claim"]
 
 _RUN_KEYS = (
     *("name", "model", "kwargs", "support", "prune", "move", "ignored_layers", "init", "recipe", "seeds", "group"),
-    "dynamic",
+    *("dynamic", "per_class"),
 )
 _CLAIM_KEYS = ("question", "data", "input_size", "recipe", "runs")
 
@@ -32,6 +32,7 @@ class Run:
             a score that needs data gets (default 500); None where the support is pre-defined.
         move: options of ``MovingSupports``, or None where the supports stay.
         dynamic: a ladder of subnets, or one of them alone; see ``experiments._dynamic``.
+        per_class: how many training images of each class (``Dataset.take``) there are; None for all of them.
         init: "fresh" draws new weights on the support; "project" keeps those that the dense network had there.
     """
 
@@ -48,6 +49,7 @@ class Run:
     prune: Mapping[str, Any] | None = None
     move: Mapping[str, Any] | None = None
     dynamic: Mapping[str, Any] | None = None
+    per_class: int | None = None
 
     @property
     def key(self) -> str:
@@ -104,7 +106,8 @@ def load_claim(name_or_path: str | Path) -> Claim:
 
     The file has ``question``, ``data`` (a dataset), ``recipe`` ({name: ..., and changed fields}) and ``runs``: each with
     ``name``, ``model``, ``kwargs``, ``support`` or ``prune``, and if need be ``move``, ``ignored_layers``, ``init``,
-    ``recipe`` (further changes), ``seeds`` (default [0]) and ``group`` (what it is compared within). See ``Run``.
+    ``recipe`` (further changes), ``seeds`` (default [0]), ``per_class`` and ``group`` (what it is compared within). See
+    ``Run``.
     """
     import yaml
 
@@ -152,6 +155,7 @@ def load_claim(name_or_path: str | Path) -> Claim:
                 prune=entry.get("prune"),
                 move=entry.get("move"),
                 dynamic=entry.get("dynamic"),
+                per_class=entry.get("per_class"),
             )
             by_order.append((order, run))
     # every run's first seed before any run's second: an interrupted queue has then seen everything once
@@ -192,6 +196,8 @@ def _check_entry(entry: Any, claim: str) -> None:
             raise PrecutError(f"{where}: {key} must be {told}; got {value!r}")
     if not all(isinstance(seed, int) and seed >= 0 for seed in entry.get("seeds") or [0]):
         raise PrecutError(f"{where}: seeds must be whole numbers of at least 0; got {entry['seeds']!r}")
+    if entry.get("per_class") is not None:
+        whole(f"{where}: per_class", entry["per_class"])
     for one, other in (("prune", "support"), ("move", "dynamic")):
         if entry.get(one) is not None and entry.get(other) is not None:
             raise PrecutError(f"{where} has both {other} and {one}; choose one")

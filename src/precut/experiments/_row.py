@@ -22,7 +22,7 @@ __all__ = ["COLUMNS", "asked", "check_same", "row_of"]
 COLUMNS = (
     "run", "seed", "group", "model", "kwargs", "support", "init", "recipe", "changes", "epochs", "precision",
     "params", "params_dense", "macs", "macs_dense", "val_accuracy", "test_accuracy", "best_epoch", "seconds",
-    "threads", "torch", "cpu", "prune", "move", "dynamic", "points",
+    "threads", "torch", "cpu", "prune", "move", "dynamic", "points", "per_class",
 )  # fmt: skip
 
 
@@ -42,6 +42,7 @@ def asked(run: Run) -> dict[str, Any]:
         "prune": text(run.prune),
         "move": text(run.move),
         "dynamic": text(run.dynamic),
+        "per_class": "" if run.per_class is None else str(run.per_class),
     }
 
 

@@ -115,7 +115,8 @@ def run_claim(
             # Other processes may be working on the same queue.
             if not mine or _finished(run, results):
                 continue
-            row = _do(run, claim, dataset, folder, threads, progress)
+            images = dataset if run.per_class is None else dataset.take(run.per_class)
+            row = _do(run, claim, images, folder, threads, progress)
             with locked(results.with_name(f".{results.name}.lock"), wait=True):
                 _write_rows(results, [*read_rows(results), row])
         if on_row is not None:
