@@ -46,6 +46,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs' folders are")
     arguments = parser.parse_args()
     claims = [load_claim(name) for name in arguments.claims]
+    if len(arguments.only) not in (1, len(claims)):
+        parser.error(
+            f"--only got {len(arguments.only)} patterns for {len(claims)} claims; expected one, or one for each"
+        )
     patterns = arguments.only * len(claims) if len(arguments.only) == 1 else arguments.only
     networks, macs, accuracies = {}, {}, {}
     for claim, pattern in zip(claims, patterns, strict=True):

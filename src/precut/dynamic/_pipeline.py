@@ -76,17 +76,17 @@ def train_ladder(
     if not isinstance(rewind, bool):
         raise PrecutError(f"rewind is true or false; got {rewind!r}")
     start = copy.deepcopy(model) if rewind and pretrain else None
+    fresh = start if pretrain else model
+    if fresh is not None:  # joint training leaves it out
+        whiten_stem_(fresh, dataset, plan)
     if pretrain:
         first = plan.replace(epochs=pretrain, milestones=tuple(m for m in plan.milestones if m < pretrain))
         fit_model(model, dataset, first, None if run_dir is None else Path(run_dir) / "full", **run)
-    else:
-        whiten_stem_(model, dataset, plan)  # joint training leaves it out
     norms, example = given.get("norms", "private_stats"), torch.zeros(1, *dataset.image_shape)
     dyn = make_dynamic(model, example, norms=norms)
     chosen = _DEFAULTS | {name: given[name] for name in _LADDER if name in given}
     _choose(dyn, dataset, None if run_dir is None else Path(run_dir), budgets, chosen, rewind, run)
     if start is not None:
-        whiten_stem_(start, dataset, plan)
         points, dyn = dyn.points, make_dynamic(start, example, norms=norms)
         dyn.prepare(points)
     trained = {name: given[name] for name in _FIT if name in given}

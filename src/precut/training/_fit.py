@@ -239,7 +239,7 @@ class _Parts:
         _seed_all(self.seed + 1_000_003 * fabric.global_rank)  # dropout must differ between processes
         if recipe.init == "kundu":
             init_kundu_(self.model, torch.Generator().manual_seed(self.seed))
-        whiten_stem_(self.model, self.dataset, recipe)
+        whiten_stem_(self.model, self.dataset, recipe, self.train)
         self.model.to(fabric.device)
         self.model.to(memory_format=self.layout)  # type: ignore[call-overload]  # plain too: it may come channels last
         optimizer = build_optimizer(self.model, recipe)

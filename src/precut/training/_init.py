@@ -13,7 +13,7 @@ from precut.models import init_whitening_
 from precut.models.speednet import SpeedNet
 
 if TYPE_CHECKING:
-    from precut.data import Dataset
+    from precut.data import Dataset, LazySplit, Split
     from precut.training._recipe import Recipe
 
 __all__ = ["init_kundu_", "whiten_stem_"]
@@ -21,16 +21,17 @@ __all__ = ["init_kundu_", "whiten_stem_"]
 _WHITENING_IMAGES = 5000
 
 
-def whiten_stem_(model: nn.Module, dataset: Dataset, recipe: Recipe) -> None:
+def whiten_stem_(model: nn.Module, dataset: Dataset, recipe: Recipe, train: Split | LazySplit | None = None) -> None:
     """Sets a speednet's stem from the images that ``recipe`` trains on, in place; nothing where it does not ask for it.
 
     Args:
         model: any module; other networks than a speednet stay as they are.
         dataset: its validation images, which the recipe holds out, are not looked at.
+        train: what the recipe trains on, where it is split off already: splitting copies all images.
     """
     if recipe.whiten and isinstance(model, SpeedNet):
-        train: Any = recipe.split(dataset)[0]
-        images = BatchLoader(train, min(_WHITENING_IMAGES, len(train)), dataset.mean, dataset.std)
+        found: Any = recipe.split(dataset)[0] if train is None else train
+        images = BatchLoader(found, min(_WHITENING_IMAGES, len(found)), dataset.mean, dataset.std)
         init_whitening_(model, next(iter(images))[0])
 
 
