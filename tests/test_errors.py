@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from precut.errors import PrecutError, unknown, whole
+from precut.errors import PrecutError, real, unknown, whole
 
 MODELS = [f"resnet{depth}" for depth in (18, 34, 50)]
 MANY = [f"model{number}" for number in range(13)]
@@ -58,6 +60,53 @@ def test_limits_are_inclusive() -> None:
     with pytest.raises(PrecutError) as raised:
         whole("n", -1, 0)
     assert str(raised.value) == "n must be a whole number of at least 0; got -1"
+
+
+@pytest.mark.parametrize(
+    "given", [0.5, np.float32(0.5), np.float64(0.5), torch.tensor(0.5), torch.tensor([0.5]), Fraction(1, 2)]
+)
+def test_numbers_of_any_kind(given: Any) -> None:
+    value = real("x", given, 0, 1)
+    assert value == 0.5
+    assert type(value) is float
+
+
+@pytest.mark.parametrize(
+    "given",
+    [math.nan, np.float32("nan"), True, "0.5", b"1", None, [0.5], 1j, torch.ones(2), np.ones(2), 10**400],
+)
+def test_what_is_no_number(given: Any) -> None:
+    with pytest.raises(PrecutError, match=r"^x must be a number; got "):
+        real("x", given)
+
+
+@pytest.mark.parametrize(
+    ("limits", "inside", "outside", "words"),
+    [
+        ({}, [-math.inf, 0, math.inf], [math.nan], "number"),
+        ({"finite": True}, [-1e308, 1e308], [-math.inf, math.inf], "finite number"),
+        ({"least": 0}, [0, math.inf], [-1e-300], "number from 0 up"),
+        ({"most": 1}, [-math.inf, 1], [1.5], "number at most 1"),
+        ({"least": 0, "most": 1}, [0, 1], [-0.1, 1.1], "number from 0 to 1"),
+        ({"above": 0}, [1e-300], [0, -1], "number above 0"),
+        ({"below": 1}, [0.999], [1, 2], "number below 1"),
+        ({"above": 0, "below": 1}, [0.5], [0, 1], "number between 0 and 1"),
+        ({"above": 0, "most": 1}, [0.1, 1], [0, 1.1], "number above 0 and at most 1"),
+        ({"least": 0, "below": 1}, [0, 0.9], [-0.1, 1], "number from 0 and below 1"),
+        (
+            {"least": 0, "finite": True, "what": "number of seconds"},
+            [0],
+            [math.inf],
+            "finite number of seconds from 0 up",
+        ),
+    ],
+)
+def test_limits_of_numbers(limits: dict[str, Any], inside: list[float], outside: list[float], words: str) -> None:
+    assert [real("x", value, **limits) for value in inside] == inside
+    for value in outside:
+        with pytest.raises(PrecutError) as raised:
+            real("x", value, **limits)
+        assert str(raised.value) == f"x must be a {words}; got {value!r}"
 
 
 def test_one_base_for_all() -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import operator
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["PrecutError", "first_line", "unknown", "whole"]
+__all__ = ["PrecutError", "first_line", "real", "unknown", "whole"]
 
 
 class PrecutError(Exception):
@@ -74,3 +75,54 @@ def whole(name: str, given: Any, least: int = 1, most: int | None = None) -> int
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise PrecutError(f"{name} must be a whole number {limits}; got {given!r}")
     return value
+
+
+def real(
+    name: str,
+    given: Any,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    finite: bool = False,
+    what: str = "number",
+) -> float:
+    """``given`` as a float, where it is a number (of Python, NumPy or torch; no bool, no NaN) within the limits.
+
+    Args:
+        name: the argument, for the message.
+        least, most: limits that it may reach.
+        above, below: limits that it may not reach.
+        finite: whether infinities are refused.
+        what: that was expected, for the message ("share", "number of seconds").
+
+    Raises:
+        PrecutError: for anything else.
+    """
+    value = given if type(given) is float else _as_float(given)
+    if (
+        value == value  # only NaN differs from itself
+        and (least is None or value >= least)
+        and (most is None or value <= most)
+        and (above is None or value > above)
+        and (below is None or value < below)
+        and not (finite and math.isinf(value))
+    ):
+        return value
+    if above is not None and below is not None:
+        limits = f" between {above:g} and {below:g}"
+    elif least is not None and most is not None:
+        limits = f" from {least:g} to {most:g}"
+    else:
+        low = f" above {above:g}" if above is not None else f" from {least:g}" if least is not None else ""
+        high = f" at most {most:g}" if most is not None else f" below {below:g}" if below is not None else ""
+        limits = low + (" and" if low and high else " up" if least is not None else "") + high
+    raise PrecutError(f"{name} must be a {'finite ' if finite else ''}{what}{limits}; got {given!r:.80}")
+
+
+def _as_float(given: Any) -> float:
+    try:
+        return math.nan if isinstance(given, (bool, str, bytes)) else float(given)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return math.nan

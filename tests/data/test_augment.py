@@ -79,9 +79,9 @@ def test_nothing_is_drawn_for_what_is_off():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"crop_padding": -1}, "Augment got crop_padding=-1; expected a whole number of pixels, 0 for none"),
-        ({"crop_padding": 1.5}, "Augment got crop_padding=1.5; expected a whole number of pixels, 0 for none"),
-        ({"cutout": True}, "Augment got cutout=True; expected a whole number of pixels, 0 for none"),
+        ({"crop_padding": -1}, "crop_padding (pixels) must be a whole number of at least 0; got -1"),
+        ({"crop_padding": 1.5}, "crop_padding (pixels) must be a whole number of at least 0; got 1.5"),
+        ({"cutout": True}, "cutout (pixels) must be a whole number of at least 0; got True"),
         ({"pad_mode": "reflekt"}, "unknown pad_mode 'reflekt': did you mean 'reflect'?"),
         ({"pad_mode": "black"}, "unknown pad_mode 'black': choose one of 'reflect', 'zeros'"),
         (

@@ -198,7 +198,7 @@ def test_wrong_uses():
         Frontier(ladder(2), time="p98")
     with pytest.raises(PrecutError, match=r"no point has an accuracy of at least 0.9; the best of 2 has 0.5200"):
         Frontier(ladder(2), min_accuracy=0.9)
-    with pytest.raises(PrecutError, match=r"tolerance is a share of right answers from 0 to 1; got 2"):
+    with pytest.raises(PrecutError, match=r"tolerance must be a share of right answers from 0 and below 1; got 2"):
         Frontier(ladder(2), tolerance=2)
     with pytest.raises(PrecutError, match=r"was not measured at batch 4; its largest is 1"):
         Frontier(ladder(2), batch=4)
@@ -206,7 +206,7 @@ def test_wrong_uses():
         Frontier(ladder(2))["p9"]
     with pytest.raises(PrecutError, match="times are finite seconds above 0; got nan"):
         Point("x", 0.5, [float("nan")])
-    with pytest.raises(PrecutError, match=r"accuracy must lie from 0 to 1; got 85"):
+    with pytest.raises(PrecutError, match=r"accuracy must be a share from 0 to 1; got 85"):
         Point("x", 85, [1.0])
     for samples in (3, None, ["x"]):
         with pytest.raises(PrecutError, match="point 'x', batch 1: samples are a sequence of seconds; got"):

@@ -70,7 +70,7 @@ def test_too_few_samples_are_refused_with_the_number():
         upper_bound([1.0] * 5, 0.99)
     with pytest.raises(PrecutError, match=r"^p99.9 needs at least 1000"):
         quantile([1.0], 0.999)
-    with pytest.raises(PrecutError, match="q must lie between 0 and 1; got 99"):
+    with pytest.raises(PrecutError, match="q must be a share between 0 and 1; got 99"):
         quantile([1.0], 99)
 
 

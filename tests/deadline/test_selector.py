@@ -134,7 +134,7 @@ def test_batches_have_their_own_times():
     assert selector.choose(math.inf, batch=4).point.name == "b"  # c was never measured at 4, so nothing is known of it
     with pytest.raises(PrecutError, match=r"no point was measured at batch 5; measured sizes are \[1, 4\]"):
         selector.choose(1.0, batch=5)
-    with pytest.raises(PrecutError, match="batch must be a whole number from 1 up; got 0"):
+    with pytest.raises(PrecutError, match="batch must be a whole number of at least 1; got 0"):
         selector.choose(1.0, batch=0)
 
 

@@ -192,7 +192,7 @@ def test_the_largest_point_comes_first() -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"mode": "random"}, "unknown mode 'random'"),
     ({"balance": "max"}, "unknown balance 'max': did you mean 'mean'?"),
-    ({"distill": 2}, "distill is a share of the loss, from 0 to 1; got 2"),
+    ({"distill": 2}, "distill must be a share of the loss from 0 to 1; got 2"),
     ({"weights": [1, 1]}, "weights needs 3 numbers above 0, one for each point; got [1, 1]"),
     ({"weights": [1, 1, 0]}, "weights needs 3 numbers above 0, one for each point; got [1, 1, 0]"),
     ({"mode": "sandwich", "sampled": 0}, "sampled=0 never trains 1 of the points, whose norms='private_stats' need it"),

@@ -262,7 +262,7 @@ WRONG: list[tuple[Callable[[DynamicNet], Any], str]] = [
     (lambda d: d.ladder([0.5], rank="taylor"), "rank='taylor' needs data: a Dataset (precut.data.load), a tensor"),
     (lambda d: d.ladder([0.5], rank="taylor", data=[X]), "rank='taylor' needs labelled data"),
     (lambda d: d.ladder([0.5], align=0), "align must be a whole number of at least 1; got 0"),
-    (lambda d: d.ladder([0.5], floor=2), "floor is a share of each dimension, from 0 to 1; got 2"),
+    (lambda d: d.ladder([0.5], floor=2), "floor must be a share of each dimension from 0 to 1; got 2"),
     (lambda d: d.ladder([0.5], choices=[]), "choices needs one entry (or None) for each of the 1 budgets; got 0"),
     (
         lambda d: d.ladder([0.6, 0.5], choices=[{"skip": ["stages.0.0"]}, None]),

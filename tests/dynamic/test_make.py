@@ -239,7 +239,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
         lambda: make_dynamic(dynamic(), X),
         "make_dynamic got a dynamic network; pass the plain one: make_dynamic(dyn.model, ...)",
     ),
-    (lambda: dynamic().point(1.5), "width is a share of the full widths, above 0 and at most 1; got 1.5"),
+    (lambda: dynamic().point(1.5), "width must be a share of the full widths above 0 and at most 1; got 1.5"),
     (lambda: dynamic().point(widths={"stem": 4}), "unknown width dimension 'stem': did you mean 'stem.0'?"),
     (
         lambda: dynamic().point(widths={"head": 4}),

@@ -125,7 +125,7 @@ WRONG: list[tuple[Callable[[nn.Module, ChannelSpaces], Any], str]] = [
         lambda m, s: drop(nn.ReLU(), s[1], [0]),
         "the model has no '0.weight': the spaces are of another model; capture this one",
     ),
-    (lambda m, s: s[1].why_not(9), "space 1 can be left with 1 to 6 channels; got 9"),
+    (lambda m, s: s[1].why_not(9), "space 1: the channels left must be a whole number from 1 to 6; got 9"),
     (lambda m, s: s.find("7"), "no channels are followed in axis 'out' of '7'"),
     (lambda m, s: s.layout("x"), "'x' is no value of this graph"),
     (

@@ -157,12 +157,12 @@ WRONG = {
         lambda: latency(len, (1, 2)),
         "example_inputs must be a tensor or a tuple of tensors; got the shape (1, 2): pass torch.zeros(1, 2)",
     ),
-    "threads": (lambda: latency(len, X, threads=0), "threads must be a whole number from 1 up; got 0"),
-    "repeats": (lambda: latency(len, X, repeats=0), "repeats must be a whole number from 1 up; got 0"),
-    "warmup": (lambda: latency(len, X, warmup=-1), "warmup must be a whole number from 0 up; got -1"),
+    "threads": (lambda: latency(len, X, threads=0), "threads must be a whole number of at least 1; got 0"),
+    "repeats": (lambda: latency(len, X, repeats=0), "repeats must be a whole number of at least 1; got 0"),
+    "warmup": (lambda: latency(len, X, warmup=-1), "warmup must be a whole number of at least 0; got -1"),
     "min_time": (
         lambda: latency(len, X, min_time=float("inf")),
-        "min_time must be a number of seconds from 0 up; got inf",
+        "min_time must be a finite number of seconds from 0 up; got inf",
     ),
     "one rival": (
         lambda: compare_latency({"a": len}, X),
@@ -174,7 +174,7 @@ WRONG = {
     ),
     "rounds": (
         lambda: compare_latency({"a": len, "b": len}, X, rounds=0),
-        "rounds must be a whole number from 1 up; got 0",
+        "rounds must be a whole number of at least 1; got 0",
     ),
     "pairs": (lambda: paired_ratio([1.0], []), "paired_ratio needs two equally long lists; got 1 and 0 times"),
 }

@@ -175,7 +175,7 @@ WRONG = {
     ),
     "depth": (
         lambda: summary(nn.Linear(2, 2), torch.zeros(1, 2), depth=0),
-        "depth must be None or a number of levels of the module tree, from 1; got 0",
+        "depth (levels of the module tree) must be a whole number of at least 1; got 0",
     ),
     "formula name": (lambda: count_macs("relu"), "an operator's name has the form 'namespace::name'; got 'relu'"),
     "second formula": (

@@ -212,7 +212,7 @@ def test_rounds_and_schedules() -> None:
         precut.prune(net(), "magnitude", 0.01, X, rounds=2, schedule=schedule, on_round=lambda *told: seen.append(told))
         assert seen == [(1, 2, math.ceil(middle * 440)), (2, 2, 5)]
     wrong(
-        "the schedule must give a density from 0 to 1; it gave 2.0 at 0.5",
+        "what the schedule gives at 0.5 must be a density from 0 to 1; got 2.0",
         *(net(), "magnitude", 0.1, X),
         rounds=2,
         schedule=lambda done, density: 2.0,
@@ -397,7 +397,7 @@ def test_wrong_uses() -> None:
     )
     for density in (0, 1.5, "0.1", True, float("nan")):
         wrong(
-            f"density must be a number above 0, up to 1 (kept / prunable weights); got {density!r}",
+            f"density (kept / prunable weights) must be a number above 0 and at most 1; got {density!r}",
             *(model, "random", density, X),
         )
     wrong(
@@ -457,7 +457,7 @@ def test_wrong_uses() -> None:
     )
     wrong("loss must be a function of (the model's result, targets); got 'ce'", model, "snip", 0.1, X, loss="ce")
     wrong(
-        "the schedule must give a density from 0 to 1; it gave None at 0.5",
+        "what the schedule gives at 0.5 must be a density from 0 to 1; got None",
         *(model, "random", 0.1, X),
         rounds=2,
         schedule=lambda done, density: None,

@@ -103,13 +103,13 @@ WRONG = {
         "each parameter count must be a number; got 'a'",
     ),
     "one mass": (lambda: fit(3, [0.5]), "fit takes lists, the masses (or models) and the accuracies; masses is 3"),  # type: ignore[arg-type]
-    "predicted a word": (lambda: fit(X, Y).predict("a"), "each mass must be a number; got 'a'"),  # type: ignore[arg-type]
+    "predicted a word": (lambda: fit(X, Y).predict("a"), "mass must be a number; got 'a'"),  # type: ignore[arg-type]
     "equal": (lambda: fit([2, 2, 2], [1, 2, 3]), "fit needs models of different mass; all are equal"),
     "infinite": (lambda: fit([1, 2, float("inf")], [1, 2, 3]), "fit needs finite masses and accuracies"),
     "a word": (lambda: fit(["a", 2, 3], [1, 2, 3]), "each mass must be a number; got 'a'"),  # type: ignore[list-item]
     "none": (lambda: fit([1, 2, 3], [1, None, 3]), "each accuracy must be a number; got None"),  # type: ignore[list-item]
     "a dict": (lambda: fit({"a": 1.0}, {"a": 2.0}), "fit takes lists, the masses (or models) and"),  # type: ignore[arg-type]
-    "asked a word": (lambda: fit(X, Y).mass_at("high"), "each accuracy must be a number; got 'high'"),  # type: ignore[arg-type]
+    "asked a word": (lambda: fit(X, Y).mass_at("high"), "accuracy must be a number; got 'high'"),  # type: ignore[arg-type]
     "scale": (lambda: fit([1, 2, 3], [1, 2, 3], scale="root"), "scale must be 'linear' or 'log'; got 'root'"),
     "log of 0": (lambda: fit([0, 2, 3], [1, 2, 3], scale="log"), "a line over log(mass) needs masses above 0"),
     "falling": (lambda: fit([1, 2, 3], [3, 2, 1]).mass_at(2), "does not rise with mass (slope -1)"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from precut.errors import PrecutError, unknown
+from precut.errors import PrecutError, unknown, whole
 
 __all__ = ["Augment"]
 
@@ -59,9 +59,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise PrecutError(f"Augment got {name}={value!r}; expected a whole number of pixels, 0 for none")
+            whole(f"{name} (pixels)", getattr(self, name), 0)
         if self.pad_mode not in _PAD_MODES:
             raise unknown("pad_mode", self.pad_mode, _PAD_MODES)
         if self.area is not None and not 0 < self.area[0] <= self.area[1] <= 1:

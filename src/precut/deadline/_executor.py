@@ -18,7 +18,7 @@ from precut.deadline._decision import Decision
 from precut.deadline._point import Point
 from precut.deadline._requests import DROPPED, FAILED, IN_TIME, LATE, Answer, Event, Record, Request
 from precut.deadline._selector import Selector
-from precut.errors import PrecutError, whole
+from precut.errors import PrecutError, real, whole
 
 __all__ = ["Executor"]
 
@@ -135,8 +135,7 @@ class Executor:
         Raises:
             PrecutError: a deadline that is not a number, or a closed executor.
         """
-        if isinstance(deadline_s, bool) or not isinstance(deadline_s, (int, float)) or math.isnan(deadline_s):
-            raise PrecutError(f"deadline_s must be a number of seconds from now; got {deadline_s!r}")
+        deadline_s = real("deadline_s", deadline_s, what="number of seconds from now")
         with self._changed:
             if self._closing:
                 raise PrecutError("this executor is closed; it takes no more requests")

@@ -12,7 +12,7 @@ from precut.deadline._document import intact, read_document
 from precut.deadline._machine import check_machine
 from precut.deadline._mcnemar import mcnemar
 from precut.deadline._point import Point
-from precut.errors import PrecutError, unknown, whole
+from precut.errors import PrecutError, real, unknown, whole
 from precut.report import Column, Table, byte_size, duration, pareto_front, pareto_plot
 
 __all__ = ["Frontier"]
@@ -249,8 +249,7 @@ def _check(points: list[Point], tolerance: float) -> None:
     for name in names:
         if names.count(name) > 1:
             raise PrecutError(f"two points are named {name!r}; names must differ")
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
-        raise PrecutError(f"tolerance is a share of right answers from 0 to 1; got {tolerance!r}")
+    real("tolerance", tolerance, 0, below=1, what="share of right answers")
 
 
 def _cover(accuracies: list[float], tolerance: float) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from precut.deadline._quantiles import needed_samples, quantile, upper_bound
-from precut.errors import PrecutError, unknown
+from precut.errors import PrecutError, real, unknown, whole
 
 __all__ = ["Point", "samples_for", "statistic"]
 
@@ -72,12 +72,11 @@ class Point:
     ) -> None:
         if not isinstance(name, str) or not name:
             raise PrecutError(f"a point's name must be a non-empty string; got {name!r}")
-        if isinstance(accuracy, bool) or not isinstance(accuracy, (int, float)) or not 0 <= accuracy <= 1:
-            raise PrecutError(f"point {name!r}: accuracy must lie from 0 to 1; got {accuracy!r}")
+        accuracy = real(f"point {name!r}: accuracy", accuracy, 0, 1, what="share")
         if run is not None and not callable(run):
             raise PrecutError(f"point {name!r}: run must be callable; got {type(run).__name__}")
         self.name = name
-        self.accuracy = float(accuracy)
+        self.accuracy = accuracy
         self.run = run
         self.samples = _by_batch(name, samples)
         self.energy_j: dict[int, float] = (
@@ -170,10 +169,7 @@ class Point:
 def _by_batch(name: str, samples: Any) -> dict[int, tuple[float, ...]]:
     table = samples if isinstance(samples, Mapping) else {1: samples}
     found: dict[int, tuple[float, ...]] = {}
-    for size in sorted(table):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise PrecutError(f"point {name!r}: batch sizes are whole numbers from 1 up; got {size!r}")
-        times = table[size]
+    for size, times in sorted((whole(f"point {name!r}: each batch size", key), table[key]) for key in table):
         try:
             times = tuple(float(t) for t in (times.tolist() if hasattr(times, "tolist") else times))
         except (TypeError, ValueError):
@@ -192,7 +188,7 @@ def _by_batch(name: str, samples: Any) -> dict[int, tuple[float, ...]]:
 
 
 def _energies(name: str, table: Mapping[int, float]) -> dict[int, float]:
-    for size, joules in table.items():
-        if not isinstance(joules, (int, float)) or not 0 <= joules < math.inf:
-            raise PrecutError(f"point {name!r}, batch {size}: energy is joules from 0 up; got {joules!r}")
-    return dict(sorted(table.items()))
+    return {
+        size: real(f"point {name!r}, batch {size}: energy", joules, 0, finite=True, what="number of joules")
+        for size, joules in sorted(table.items())
+    }

@@ -5,15 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from precut.errors import PrecutError
+from precut.errors import PrecutError, real
 
 __all__ = ["needed_samples", "quantile", "upper_bound", "upper_rank", "wilson_interval"]
-
-
-def _share(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise PrecutError(f"{name} must lie between 0 and 1; got {value!r}")
-    return float(value)
 
 
 def needed_samples(q: float, confidence: float | None = None) -> int:
@@ -22,10 +16,10 @@ def needed_samples(q: float, confidence: float | None = None) -> int:
     The quantile itself needs one sample above it on average: 100 for p99. A bound needs the largest sample to exceed the
     quantile with that confidence, q^n <= 1 - confidence: 299 for p99 at 95 %.
     """
-    _share("q", q)
+    real("q", q, above=0, below=1, what="share")
     if confidence is None:
         return max(1, math.ceil(round(1 / (1 - q), 9)))
-    _share("confidence", confidence)
+    real("confidence", confidence, above=0, below=1, what="share")
     n = math.ceil(math.log(1 - confidence) / math.log(q))
     return n if 1 - q**n >= confidence else n + 1
 
@@ -87,7 +81,7 @@ def wilson_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float,
 
     if n == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + _share("confidence", confidence)) / 2)
+    z = NormalDist().inv_cdf((1 + real("confidence", confidence, above=0, below=1, what="share")) / 2)
     share = hits / n
     middle = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))

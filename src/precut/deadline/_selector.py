@@ -7,14 +7,13 @@ import threading
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from precut.deadline._arguments import real, within
 from precut.deadline._decision import FITS, FREE, INFEASIBLE, PROBE, WITHHELD, Decision, InfeasibleError
 from precut.deadline._frontier import Frontier
 from precut.deadline._ledger import Ledger, SelectorStats
 from precut.deadline._point import Point
 from precut.deadline._scores import Scores
 from precut.deadline._tables import Table, Tables
-from precut.errors import PrecutError, unknown, whole
+from precut.errors import PrecutError, real, unknown, whole
 from precut.measure import Constraints
 
 __all__ = ["Selector"]
@@ -98,21 +97,21 @@ class Selector:
             raise unknown("mode", mode, _MODES)
         if infeasible not in _INFEASIBLE:
             raise unknown("way of the infeasible", infeasible, _INFEASIBLE)
-        self.miss_budget = within("miss_budget", miss_budget, 0, 1)
-        self.gamma = within("gamma", gamma, 1e-9, 1)
-        self.alpha_first = self.miss_budget if alpha is None else within("alpha", alpha, 0, 1)
+        self.miss_budget = real("miss_budget", miss_budget, 0, 1)
+        self.gamma = real("gamma", gamma, 1e-9, 1)
+        self.alpha_first = self.miss_budget if alpha is None else real("alpha", alpha, 0, 1)
         most = min(1.0, max(5 * self.miss_budget, self.alpha_first)) if alpha_most is None else alpha_most
-        self.alpha_most = within("alpha_most", most, self.alpha_first, 1)
+        self.alpha_most = real("alpha_most", most, self.alpha_first, 1)
         self.mode = mode
         self.infeasible = infeasible
-        self.reserve_s = within("reserve_s", reserve_s, 0, math.inf)
+        self.reserve_s = real("reserve_s", reserve_s, 0)
         self.window = whole("window", window, 10)
-        self.shrink = within("shrink", shrink, 0, math.inf)
+        self.shrink = real("shrink", shrink, 0)
         if not isinstance(follow, (tuple, list)) or len(follow) != 2:
             raise PrecutError(f"follow must be two shares from 0 to 1, for slower and quicker outcomes; got {follow!r}")
-        self._up, self._down = (within("follow", share, 0, 1) for share in follow)
+        self._up, self._down = (real("follow", share, 0, 1) for share in follow)
         self.hold = whole("hold", hold, 0)
-        self.margin = within("margin", margin, 0, math.inf)
+        self.margin = real("margin", margin, 0)
         self.probe_every = whole("probe_every", probe_every, 0)
         self.outstanding = whole("outstanding", outstanding, 1)
         # Most accurate first: the first that fits is the choice.
@@ -176,7 +175,7 @@ class Selector:
                 limit = batch / constraints.throughput
                 remaining_s = limit if remaining_s is None else min(remaining_s, limit)
         if remaining_s is not None:
-            remaining_s = real("remaining_s", remaining_s, "a number of seconds")
+            remaining_s = real("remaining_s", remaining_s, what="number of seconds")
         table = self._tables[batch]
         with self._lock:
             if min_accuracy is None and energy_j is None and memory is None:
@@ -193,9 +192,9 @@ class Selector:
         self, table: Table, min_accuracy: float | None, energy_j: float | None, memory: int | None
     ) -> list[int]:
         if min_accuracy is not None:
-            min_accuracy = real("min_accuracy", min_accuracy, "a share from 0 to 1")
+            min_accuracy = real("min_accuracy", min_accuracy, what="share from 0 to 1")
         if energy_j is not None:
-            energy_j = real("energy_j", energy_j, "a number of joules")
+            energy_j = real("energy_j", energy_j, what="number of joules")
         if energy_j is not None and None in table.energy:
             name = self.points[table.energy.index(None)].name
             raise PrecutError(
@@ -323,9 +322,7 @@ class Selector:
         Raises:
             PrecutError: a time that is no number or negative, or a decision that is not waiting for its outcome.
         """
-        seconds = real("seconds", seconds, "a number from 0 up")
-        if seconds < 0:
-            raise PrecutError(f"seconds must be a number from 0 up; got {seconds!r}")
+        seconds = real("seconds", seconds, 0)
         with self._lock:
             self._ledger.take(decision, seconds)
             if not self._learns or seconds == math.inf:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from precut.deadline._point import Point
-from precut.errors import PrecutError
+from precut.errors import PrecutError, whole
 
 __all__ = ["Table", "Tables"]
 
@@ -47,8 +47,7 @@ class Tables:
         return found
 
     def _find(self, batch: int) -> Table:
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-            raise PrecutError(f"batch must be a whole number from 1 up; got {batch!r}")
+        batch = whole("batch", batch)
         for size in self.sizes:
             if size >= batch:
                 return self._by_batch.setdefault(batch, self._tables[size])

@@ -22,7 +22,7 @@ from precut.dynamic._cut import Share
 from precut.dynamic._metrics import cost
 from precut.dynamic._point import Point
 from precut.dynamic._space import listed
-from precut.errors import PrecutError, unknown, whole
+from precut.errors import PrecutError, real, unknown, whole
 from precut.training import FitResult, Objective, TrainState, evaluate, load_recipe
 from precut.training import fit as fit_model
 
@@ -163,8 +163,7 @@ class JointObjective(Objective):
             raise unknown("mode", mode, MODES)
         if balance not in BALANCES:
             raise unknown("balance", balance, BALANCES)
-        if isinstance(distill, bool) or not isinstance(distill, (int, float, np.number)) or not 0 <= distill <= 1:
-            raise PrecutError(f"distill is a share of the loss, from 0 to 1; got {distill!r}")
+        self.distill = real("distill", distill, 0, 1, what="share of the loss")
         self.dyn, self.dataset = dyn, dataset
         self.points = list(dyn.points)
         given = [1.0] * len(self.points) if weights is None else weights
@@ -173,7 +172,7 @@ class JointObjective(Objective):
             raise PrecutError(f"weights needs {len(self.points)} numbers above 0, one for each point; got {weights!r}")
         self.weights = [float(weight) for weight in given]
         self.mode, self.sampled = mode, whole("sampled", sampled, 0)
-        self.distill, self.balance = float(distill), balance
+        self.balance = balance
         self._check_order()
         self.calibration_images, self.seed = whole("calibration_images", calibration_images), whole("seed", seed, 0)
         self._scales: dict[tuple[int, ...], dict[str, Tensor]] = {}

@@ -13,7 +13,7 @@ import torch
 from precut.dynamic._metrics import MEASURED, cost
 from precut.dynamic._point import Point
 from precut.dynamic._rank import channel_scores
-from precut.errors import PrecutError, unknown, whole
+from precut.errors import PrecutError, real, unknown, whole
 
 if TYPE_CHECKING:
     from precut.dynamic._net import DynamicNet
@@ -125,8 +125,7 @@ def _checked_floors(dyn: DynamicNet, floor: Any) -> dict[str, float]:
     for name, share in given.items():
         if name not in known:
             raise unknown("width dimension in floor", name, known, "dyn.space.widths")
-        if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not 0 <= share <= 1:
-            raise PrecutError(f"floor is a share of each dimension, from 0 to 1; got {share!r}")
+        real("floor", share, 0, 1, what="share of each dimension")
     return {name: given.get(name, _FLOOR) for name in known}
 
 

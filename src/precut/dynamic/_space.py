@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from precut.dynamic._blocks import Block, find_blocks
 from precut.dynamic._classes import classes_of
 from precut.dynamic._data import placed
 from precut.dynamic._point import Point
-from precut.errors import PrecutError, unknown, whole
+from precut.errors import PrecutError, real, unknown, whole
 from precut.graph import ChannelSpace, Graph
 from precut.layers import SparseConv2d
 from precut.supports import Periodic
@@ -140,9 +139,8 @@ class Space:
         Raises:
             PrecutError: for names that the space does not have, and sizes that do not fit.
         """
-        if isinstance(width, bool) or not isinstance(width, (int, float, np.number)) or not 0 < width <= 1:
-            raise PrecutError(f"width is a share of the full widths, above 0 and at most 1; got {width!r}")
-        sizes = {name: self.scaled(dim, float(width), whole("align", align)) for name, dim in self.widths.items()}
+        width = real("width", width, above=0, most=1, what="share of the full widths")
+        sizes = {name: self.scaled(dim, width, whole("align", align)) for name, dim in self.widths.items()}
         given: dict[str, str] = {}
         if widths is not None and not isinstance(widths, Mapping):
             raise PrecutError(f"widths is a mapping, {{dimension: channels}}; got {widths!r:.80}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from precut.errors import PrecutError
+from precut.errors import PrecutError, whole
 from precut.graph._analysis import Analysis
 from precut.graph._flow import Axis, Site
 from precut.graph._graph import Value
@@ -75,8 +75,7 @@ class ChannelSpace:
         """Why this space alone cannot be left with ``size`` channels (whichever these are); None if it can.
 
         Those of several spaces may still be removable together (both halves of a ``chunk``)."""
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= self.size:
-            raise PrecutError(f"space {self.id} can be left with 1 to {self.size} channels; got {size!r}")
+        size = whole(f"space {self.id}: the channels left", size, 1, self.size)
         if size not in self._tried:
             from precut.graph._edit import why_not
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from precut._environment import environment
-from precut.errors import PrecutError, unknown
+from precut.errors import PrecutError, real, unknown, whole
 from precut.measure._inputs import as_inputs, batch_of
-from precut.measure._latency import checked_count, checked_seconds, device_of, prepared, ready, thread_text, time_calls
+from precut.measure._latency import device_of, prepared, ready, thread_text, time_calls
 from precut.report import Column, Table, duration
 
 __all__ = ["Comparison", "Ratio", "compare_latency", "paired_ratio"]
@@ -161,10 +161,10 @@ def compare_latency(
     first = next(iter(rivals)) if baseline is None else baseline
     if first not in rivals:
         raise unknown("baseline", first, rivals)
-    checked_count("rounds", rounds, 1)
-    checked_count("calls", calls, 1)
-    checked_count("warmup", warmup, 0)
-    checked_seconds("min_time", min_time)
+    whole("rounds", rounds)
+    whole("calls", calls)
+    whole("warmup", warmup, 0)
+    real("min_time", min_time, 0, finite=True, what="number of seconds")
     devices = {name: device_of(rival, inputs) for name, rival in rivals.items()}
     order = list(rivals)
     shuffle = random.Random(seed).shuffle

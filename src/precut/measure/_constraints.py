@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from precut.errors import PrecutError
+from precut.errors import PrecutError, real
 
 __all__ = ["Constraints"]
 
@@ -36,10 +35,7 @@ class Constraints:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-                raise PrecutError(f"{name} must be a number or None; got {value!r}")
             # A deadline may lie in the past: that is a state of the world, not a mistake.
-            if name != "deadline_s" and value < 0:
-                raise PrecutError(f"{name} must be at least 0; got {value!r}")
+            real(name, value, None if name == "deadline_s" else 0, what="number or None")
         if self.min_accuracy is not None and self.min_accuracy > 1:
             raise PrecutError(f"min_accuracy is a share from 0 to 1; got {self.min_accuracy!r} (write 90 % as 0.9)")

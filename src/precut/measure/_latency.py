@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from precut._environment import environment
-from precut.errors import PrecutError
+from precut.errors import PrecutError, real, whole
 from precut.measure._inputs import as_inputs, batch_of
 from precut.report import duration
 
@@ -103,24 +103,11 @@ def thread_text(number: int) -> str:
     return "1 thread" if number == 1 else f"{number} threads"
 
 
-def checked_count(name: str, value: Any, least: int) -> int:
-    """``value`` if it is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise PrecutError(f"{name} must be a whole number from {least} up; got {value!r}")
-    return value
-
-
-def checked_seconds(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a finite number from 0 up."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise PrecutError(f"{name} must be a number of seconds from 0 up; got {value!r}")
-
-
 @contextlib.contextmanager
 def prepared(threads: int | None) -> Iterator[int]:
     """torch with ``threads``, no gradients, no garbage collection; afterwards all as before. Yields the threads."""
     before = torch.get_num_threads()
-    wanted = before if threads is None else checked_count("threads", threads, 1)
+    wanted = before if threads is None else whole("threads", threads)
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -205,9 +192,9 @@ def latency(
         PrecutError: for arguments of the wrong kind.
     """
     inputs = as_inputs(example_inputs)
-    checked_count("warmup", warmup, 0)
-    checked_count("repeats", repeats, 1)
-    checked_seconds("min_time", min_time)
+    whole("warmup", warmup, 0)
+    whole("repeats", repeats)
+    real("min_time", min_time, 0, finite=True, what="number of seconds")
     device = device_of(model, inputs)
     with ready(model, "latency") as target, prepared(threads) as used:
         for _ in range(warmup):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from precut.errors import PrecutError
+from precut.errors import whole
 from precut.measure._trace import Call, Trace, compact_weight, missing_bytes, trace
 from precut.report import Column, Table, count, percent, si
 
@@ -80,8 +80,8 @@ class Summary:
     def table(self, depth: int | None = None) -> Table:
         """The layers as a Table, folded at ``depth`` levels of the module tree; layers that only hold parameters (such
         as batch norm) are folded by kind."""
-        if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 1):
-            raise PrecutError(f"depth must be None or a number of levels of the module tree, from 1; got {depth!r}")
+        if depth is not None:
+            whole("depth (levels of the module tree)", depth)
         rows = _fold_by_kind(self.layers) if depth is None else _fold_by_depth(self.layers, depth)
         columns = [
             Column("name", "layer", align="left"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from precut._registry import Registry
-from precut.errors import PrecutError, unknown
+from precut.errors import PrecutError, real, unknown
 
 __all__ = ["create_model", "list_models", "model_options", "register"]
 
@@ -134,5 +133,4 @@ def _check_common(
             f"model {name!r} cannot take input_size={input_size}: "
             f"the smallest that fills its strides is {entry.min_input_size}"
         )
-    if isinstance(width_mult, bool) or not isinstance(width_mult, (int, float)) or not 0 < width_mult < math.inf:
-        raise PrecutError(f"width_mult must be a finite number above 0, got {width_mult!r}")
+    real("width_mult", width_mult, above=0, finite=True)

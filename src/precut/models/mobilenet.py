@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from precut.errors import PrecutError
+from precut.errors import PrecutError, real
 from precut.models._blocks import conv_bn_act, init_he_, is_counts, is_small, make_divisible
 from precut.models._registry import register
 
@@ -49,8 +49,7 @@ class MobileNet(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Module], channels: int, dropout: float, num_classes: int) -> None:
         super().__init__()
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise PrecutError(f"dropout must be a probability from 0 to below 1, got {dropout!r}")
+        dropout = real("dropout", dropout, 0, below=1, what="probability")
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()

@@ -8,10 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
-from precut.errors import PrecutError, unknown
+from precut.errors import PrecutError, real, unknown
 from precut.pruning._network import Layer
 from precut.pruning._registry import allocations
 
@@ -87,8 +86,7 @@ class GivenDensities(Allocation):
     def __init__(self, densities: Mapping[str, float]) -> None:
         self.densities = dict(densities)
         for name, value in self.densities.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
-                raise PrecutError(f"the density of layer {name!r} must be a number from 0 to 1; got {value!r}")
+            real(f"the density of layer {name!r}", value, 0, 1)
 
     def __call__(self, layers: Layers) -> dict[str, float] | None:
         for pattern in self.densities:

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from precut.errors import PrecutError, unknown, whole
+from precut.errors import PrecutError, real, unknown, whole
 from precut.layers import SparseLayer, scattered
 from precut.pruning._allocation import Allocation, GivenDensities, allocation_of
 from precut.pruning._dead import drop_channels_, without_dead
@@ -230,10 +229,8 @@ def make_network(
 
 
 def _check_density(density: Any) -> None:
-    if density is None:
-        return
-    if isinstance(density, bool) or not isinstance(density, (int, float, np.number)) or not 0 < density <= 1:
-        raise PrecutError(f"density must be a number above 0, up to 1 (kept / prunable weights); got {density!r}")
+    if density is not None:
+        real("density (kept / prunable weights)", density, above=0, most=1)
 
 
 def _check_official(allocation: Any, schedule: Any, least: int, structure: Any) -> None:

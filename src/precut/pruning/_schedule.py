@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
-
-from precut.errors import PrecutError
+from precut.errors import real
 from precut.pruning._registry import schedules
 
 __all__ = ["exponential", "kept_after", "linear", "schedule_of"]
@@ -42,7 +40,6 @@ def kept_after(
     """
     if done == rounds:
         return kept
-    now = schedule(done / rounds, density)
-    if not isinstance(now, (int, float, np.number)) or not 0 <= now <= 1:
-        raise PrecutError(f"the schedule must give a density from 0 to 1; it gave {now!r} at {done / rounds:.3g}")
+    part = done / rounds
+    now = real(f"what the schedule gives at {part:.3g}", schedule(part, density), 0, 1, what="density")
     return min(size, max(kept, math.ceil(now * size)))

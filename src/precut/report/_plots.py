@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precut._files import atomic_write
-from precut.errors import PrecutError, unknown
+from precut.errors import PrecutError, real, unknown
 from precut.report._format import si
 
 if TYPE_CHECKING:
@@ -191,9 +191,7 @@ def _number(row: Mapping[str, Any], key: str) -> float | None:
     value = row[key]
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise PrecutError(f"a point's {key!r} must be a finite number or None; got {value!r}")
-    return float(value)
+    return real(f"a point's {key!r}", value, finite=True, what="number or None")
 
 
 def _blank(path: str | Path, x_label: str, y_label: str, title: str) -> tuple[Figure, Axes]:

@@ -6,10 +6,9 @@ width (i - 1) channels before that. Density is what it reads over what it could,
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from precut.errors import PrecutError, whole
+from precut.errors import PrecutError, real, whole
 from precut.models import LEAST_DEPTH
 
 __all__ = [
@@ -32,12 +31,6 @@ def _checked(width: Any, depth: Any) -> tuple[int, int]:
     return whole("width", width), whole("depth", depth, LEAST_DEPTH)
 
 
-def _amount(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise PrecutError(f"{name} must be a finite number from 0 up; got {value!r}")
-    return value
-
-
 def _linked(width: int, depth: int, links: float) -> float:
     """Channels that long-range links bring, over all layers: the sum of min(links, width (i - 1)) for i from 2."""
     full = min(int(links // width), depth - 2)  # so many layers read all that they could
@@ -56,7 +49,7 @@ def cell_density(width: int, depth: int, links: float) -> float:
         PrecutError: for other values.
     """
     width, depth = _checked(width, depth)
-    return 2 * _linked(width, depth, _amount("links", links)) / (width * (depth - 1) * (depth - 2))
+    return 2 * _linked(width, depth, real("links", links, 0, finite=True)) / (width * (depth - 1) * (depth - 2))
 
 
 def cell_mass(width: int, depth: int, links: float) -> float:
@@ -69,7 +62,7 @@ def cell_degree(width: int, depth: int, links: float) -> float:
     """Mean number of channels that a channel of the cell reads: width from its direct input, and from further back
     mass / 2 but for a factor (depth - 1) (depth - 2) / depth^2."""
     width, depth = _checked(width, depth)
-    return width + _linked(width, depth, _amount("links", links)) / depth
+    return width + _linked(width, depth, real("links", links, 0, finite=True)) / depth
 
 
 def cell_links(mass: float, width: int, depth: int) -> float:
@@ -79,7 +72,7 @@ def cell_links(mass: float, width: int, depth: int) -> float:
         PrecutError: when no number of links does: the mass is below 0 or above width x depth.
     """
     width, depth = _checked(width, depth)
-    mass = _amount("mass", mass)
+    mass = real("mass", mass, 0, finite=True)
     if mass > width * depth * (1 + 1e-12):
         raise PrecutError(
             f"a cell of width {width} and depth {depth} has a mass of at most {width * depth} (all links); got "

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from precut.engine import compile as compile_model
-from precut.errors import PrecutError, unknown, whole
+from precut.errors import PrecutError, real, unknown, whole
 from precut.graph import Graph
 from precut.measure import latency as measure_latency
 from precut.models import list_models, model_options
@@ -176,12 +176,11 @@ def design(
     """
     if order not in _ORDERS:
         raise unknown("order", order, _ORDERS)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
-        raise PrecutError(f"tolerance must be a share between 0 and 1; got {tolerance!r}")
+    real("tolerance", tolerance, above=0, below=1, what="share")
     budgets = {"params": params, "macs": macs, "depth": depth, "latency": latency}
     for name, budget in budgets.items():
-        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, (int, float)) or not budget > 0):
-            raise PrecutError(f"{name} must be a number above 0; got {budget!r}")
+        if budget is not None:
+            real(name, budget, above=0)
     whole("measure", measure)
     mass = _mass_of(target, accuracy)
     spec = _spec_of(target)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from precut.errors import PrecutError, whole
+from precut.errors import PrecutError, real, whole
 from precut.measure import summary
 from precut.models import create_model
 from precut.models.mobilenet import V2_REPEATS, V2_STAGES, is_small, make_divisible
@@ -84,8 +84,7 @@ class MobileNets:
     def _parts(self, width_mult: float) -> tuple[Floats, Floats]:
         """What adds up (mass, links, channels, parameters, multiply-adds, layers): of the network with one block a
         stage, (6,), and of one block more in each stage, (7, 6)."""
-        if isinstance(width_mult, bool) or not isinstance(width_mult, (int, float)) or not width_mult > 0:
-            raise PrecutError(f"each of width_mults must be a number above 0; got {width_mult!r}")
+        real("each of width_mults", width_mult, above=0)
         frame = self.frame
         small = is_small(frame.input_size)
         side = frame.input_size if small else (frame.input_size + 1) // 2

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from precut.errors import PrecutError
+from precut.errors import PrecutError, real
 from precut.report import Table, lines_plot
 from precut.topology._mass import NNMass, nn_mass
 from precut.topology._stats import bootstrap_interval, student_quantile
@@ -108,7 +108,7 @@ class MassLine:
         if not 0 < level < 1:
             raise PrecutError(f"level must be between 0 and 1; got {level!r}")
         x = self._scaled(self.masses)
-        at = float(self._scaled(_number("mass", mass)))
+        at = float(self._scaled(real("mass", mass)))
         total = float(((x - x.mean()) ** 2).sum())
         spread = 1 / self.n + (at - float(x.mean())) ** 2 / total + (of == "model")
         half = student_quantile((1 + level) / 2, self.n - 2) * self.residual * math.sqrt(spread)
@@ -123,7 +123,7 @@ class MassLine:
         """
         if not self.slope > 0:
             raise PrecutError(f"the fitted line does not rise with mass (slope {self.slope:.3g}): it predicts no mass")
-        accuracy = _number("accuracy", accuracy)
+        accuracy = real("accuracy", accuracy)
         at = (accuracy - self.intercept) / self.slope
         x = self._scaled(self.masses)
         low, high = float(x.min()), float(x.max())
@@ -189,13 +189,6 @@ class MassLine:
         return json.dumps(self.to_dict(), indent=indent)
 
 
-def _number(what: str, given: Any) -> float:
-    try:
-        return float(given)
-    except (TypeError, ValueError):
-        raise PrecutError(f"each {what} must be a number; got {given!r:.60}") from None
-
-
 def fit(
     masses: Sequence[float | NNMass | nn.Module] | Floats,
     accuracies: Sequence[float] | Floats,
@@ -224,12 +217,12 @@ def fit(
         params = [sum(p.numel() for p in item.parameters()) for item in masses if isinstance(item, nn.Module)]
     if any(isinstance(given, Mapping) for given in (masses, accuracies, params)):
         raise PrecutError("fit takes lists, the masses (or models) and the accuracies in one order; got a dict")
-    numbers = [float(nn_mass(item)) if isinstance(item, nn.Module) else _number("mass", item) for item in masses]
+    numbers = [float(nn_mass(item)) if isinstance(item, nn.Module) else real("each mass", item) for item in masses]
     if len(numbers) != len(accuracies) or len(numbers) < _LEAST or (params is not None and len(params) != len(numbers)):
         counts = f"{len(numbers)} masses, {len(accuracies)} accuracies"
         counts += "" if params is None else f", {len(params)} parameter counts"
         raise PrecutError(f"fit needs one accuracy a mass, for at least {_LEAST} models; got {counts}")
-    x, y = np.array(numbers), np.array([_number("accuracy", value) for value in accuracies])
+    x, y = np.array(numbers), np.array([real("each accuracy", value) for value in accuracies])
     if not np.isfinite(x).all() or not np.isfinite(y).all():
         raise PrecutError("fit needs finite masses and accuracies")
     if scale == "log":
@@ -246,7 +239,7 @@ def fit(
     residual = math.sqrt(float(residuals @ residuals) / (len(x) - 2))
     others: dict[str, Any] = {}
     if params is not None:
-        held = np.array([_number("parameter count", value) for value in params])
+        held = np.array([real("each parameter count", value) for value in params])
         if not np.isfinite(held).all() or (held <= 0).any():
             raise PrecutError(f"each parameter count must be a number above 0; got {held.min():g}")
         sizes = np.log(held)

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from precut.errors import PrecutError, whole
+from precut.errors import PrecutError, real, whole
 from precut.graph import Graph, capture, keeping_modes
 from precut.report import Column, Table, count
 from precut.topology._layers import check_no_cycle
@@ -153,8 +152,7 @@ def isometry(
     whole("max_steps", max_steps)
     whole("max_probes", max_probes)
     whole("seed", seed, 0)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.number)) or not 0 < tolerance < 1:
-        raise PrecutError(f"tolerance must be a share between 0 and 1; got {tolerance!r}")
+    real("tolerance", tolerance, above=0, below=1, what="share")
     if batch_norm == "batch":
         model = with_batch_statistics(model, x)
     graph = capture(model, x)

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from precut.errors import PrecutError, whole
+from precut.errors import real, whole
 
 __all__ = ["gaussian_isometry"]
 
@@ -24,8 +24,7 @@ def gaussian_isometry(width: int, mass: float, draws: int = 200, seed: int = 0) 
         seed: of their generator.
     """
     width = whole("width", width)
-    if isinstance(mass, bool) or not isinstance(mass, (int, float)) or not 0 <= mass < math.inf:
-        raise PrecutError(f"mass must be a finite number from 0 up; got {mass!r}")
+    mass = real("mass", mass, 0, finite=True)
     columns = width + int(mass / 2)
     generator = torch.Generator().manual_seed(seed)
     shape = (whole("draws", draws), width, columns)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from precut.errors import PrecutError, unknown, whole
+from precut.errors import PrecutError, real, unknown, whole
 from precut.layers import SparseLayer, SupportMove, ignored_names
 from precut.supports import Support
 from precut.training._callback import Callback, TrainState
@@ -79,7 +79,7 @@ class SupportMover:
         seed: int = 0,
         on_move: Callable[[str, SupportMove], None] | None = None,
     ) -> None:
-        _check(rule, every, fraction, end, unit, period, seed)
+        fraction, end = _checked(rule, every, fraction, end, unit, period, seed)
         self._rule, self.steps, self.every = growth_rules[rule], whole("steps", steps), every
         self.fraction, self.end, self._seed = fraction, end, seed
         self._unit, self._period = unit, period
@@ -195,17 +195,18 @@ class SupportMover:
                 self._move(name, Support.from_key(key))
 
 
-def _check(rule: str, every: int, fraction: float, end: float, unit: str, period: int | None, seed: int) -> None:
+def _checked(
+    rule: str, every: int, fraction: float, end: float, unit: str, period: int | None, seed: int
+) -> tuple[float, float]:
+    """``fraction`` and ``end``, where all is as it should be."""
     growth_rules[rule]  # tells an unknown one
     whole("every (steps between two moves)", every)
-    for name, value in (("fraction", fraction), ("end", end)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-            raise PrecutError(f"{name} must be a number above 0 and at most 1; got {value!r}")
     if unit not in UNITS:
         raise unknown("unit of moving supports", unit, UNITS)
     if period is not None:
         whole("period", period)
     whole("seed", seed, 0, 2**63 - 1)
+    return real("fraction", fraction, above=0, most=1), real("end", end, above=0, most=1)
 
 
 def _movable(model: nn.Module, ignored: set[str]) -> tuple[dict[str, SparseLayer], dict[str, list[str]]]:
@@ -243,7 +244,7 @@ class MovingSupports(Callback):
         ignored_layers: Iterable[str] | str = (),
         seed: int = 0,
     ) -> None:
-        _check(rule, every, fraction, end, unit, period, seed)
+        fraction, end = _checked(rule, every, fraction, end, unit, period, seed)
         self._options: dict[str, Any] = {
             "rule": rule,
             "every": every,
