@@ -13,6 +13,7 @@ from precut import PrecutError
 from precut.deadline import load_targets
 from precut.deadline._candidate import Halved, Measured, Rejected, build, check_settings, evaluate
 from precut.layers import SparseLayer
+from precut.training import load_recipe
 
 SETTINGS = {
     "data": "fashion-mnist-sample",
@@ -43,21 +44,21 @@ def sample():
     ],
 )
 def test_what_a_candidate_is(sample, choices, density):
-    model = build({"model": "resnet8", **choices}, sample, seed=0)
+    model = build({"model": "resnet8", **choices}, sample, load_recipe("demo"), seed=0)[0]
     kept = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, SparseLayer))
     dense = sum(math.prod(layer.dense_shape) for layer in model.modules() if isinstance(layer, SparseLayer))
     assert (kept > 0) == (density < 1)
     if density < 1:
         assert kept / dense == pytest.approx(density, abs=0.03)
-    again = build({"model": "resnet8", **choices}, sample, seed=0)
+    again = build({"model": "resnet8", **choices}, sample, load_recipe("demo"), seed=0)[0]
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
 
 def test_two_ways_of_taking_weights_away_do_not_go_together(sample):
     with pytest.raises(Rejected, match=r"support PS4_P4 and density 0.3 both take weights away"):
-        build({"model": "resnet8", "support": "PS4_P4", "density": 0.3}, sample, seed=0)
+        build({"model": "resnet8", "support": "PS4_P4", "density": 0.3}, sample, load_recipe("demo"), seed=0)
     with pytest.raises(Rejected, match="is neither a support nor a score with the share that it keeps"):
-        build({"model": "resnet8", "support": "synflow some"}, sample, seed=0)
+        build({"model": "resnet8", "support": "synflow some"}, sample, load_recipe("demo"), seed=0)
 
 
 def test_a_candidate_is_timed_trained_and_goes_on(tmp_path):

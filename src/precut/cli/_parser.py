@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -91,6 +92,12 @@ def share(word: str) -> float:
     return value
 
 
+def _value(read: Any) -> Any:
+    """YAML 1.1 takes 1e-1, without a point, for a word."""
+    exponential = isinstance(read, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", read)
+    return float(read) if exponential else read
+
+
 def assignments(words: Sequence[str], option: str) -> dict[str, Any]:
     """``["epochs=2", "flip=false"]`` as a mapping; values are read as YAML."""
     import yaml
@@ -101,7 +108,7 @@ def assignments(words: Sequence[str], option: str) -> dict[str, Any]:
         if not (name and equals):
             raise PrecutError(f"{option} takes NAME=VALUE (such as epochs=2); got {word!r}")
         try:
-            found[name] = yaml.safe_load(text)
+            found[name] = _value(yaml.safe_load(text))
         except yaml.YAMLError:
             raise PrecutError(f"{option} {name}: {text!r} is not a number, a word, true, false or a [list]") from None
     return found

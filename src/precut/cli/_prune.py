@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from precut.cli._options import add_model, build, channels_of, keep_form, load_data, refuse_form, run_folder
 from precut.cli._parser import MOST_PIXELS, whole
-from precut.cli._pruning import add_pruning, prune_by
+from precut.cli._pruning import add_pruning, needs_data, prune_by
 from precut.cli._show import say, show
 from precut.errors import PrecutError
 
@@ -98,6 +98,9 @@ def run(arguments: argparse.Namespace) -> None:
     if dataset is not None and dataset.image_shape[:2] == (channels, side):
         shape = dataset.image_shape  # its images need not be square
     example = torch.zeros(1, *shape)
+    looking = [name for name in (arguments.score, *others) if scores[name].needs_data]
+    if looking and dataset is None:  # told before the first has taken its rounds
+        raise needs_data(looking[0])
     reports: dict[str, PruneReport] = {}
     pruned, reports[arguments.score] = prune_by(arguments, model, example, dataset)
     for name in others:

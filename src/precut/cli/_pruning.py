@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from precut.data import Dataset, LazySplit, Split
     from precut.pruning import PruneReport
 
-__all__ = ["add_pruning", "prune_by", "wants_pruning"]
+__all__ = ["add_pruning", "needs_data", "prune_by", "wants_pruning"]
 
 _GIVEN = (
     "score", "density", "structure", "allocation", "rounds", "min_per_layer", "remove_dead", "schedule", "budget", "images"
@@ -65,6 +65,11 @@ def wants_pruning(arguments: argparse.Namespace) -> bool:
     return any(getattr(arguments, name) is not None for name in _GIVEN) or bool(arguments.layer_density)
 
 
+def needs_data(score: str) -> PrecutError:
+    """The error for a score that looks at images, where there are none."""
+    return PrecutError(f"score {score!r} looks at images: add --data NAME (see precut list data)")
+
+
 def prune_by(
     arguments: argparse.Namespace,
     model: nn.Module,
@@ -92,7 +97,7 @@ def prune_by(
     needs = [name, *([allocation.removeprefix("like:")] if str(allocation).startswith("like:") else [])]
     looking = [each for each in needs if scores[each].needs_data]
     if looking and dataset is None:
-        raise PrecutError(f"score {looking[0]!r} looks at images: add --data NAME (see precut list data)")
+        raise needs_data(looking[0])
     return prune(
         model,
         name,

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from precut.measure import summary
-    from precut.training import TrainingInterrupted, fit
+    from precut.training import TrainingInterrupted, fit, initialise_
 
     folder = _folder(arguments)
     recipe = recipe_of(arguments)
@@ -91,7 +91,9 @@ def run(arguments: argparse.Namespace) -> None:
         return
     support = arguments.support
     if wants_pruning(arguments):
-        model, report = prune_by(arguments, model, example, dataset, images=recipe.split(dataset)[0])
+        images = recipe.split(dataset)[0]
+        recipe = initialise_(model, dataset, recipe, arguments.seed, images)
+        model, report = prune_by(arguments, model, example, dataset, images=images)
         support = f"{report.score} {report.structure or 'weights'}"
         for line in report.warnings:
             say(f"warning: {line}")

@@ -21,7 +21,7 @@ from precut.layers import sparsify
 from precut.measure import summary
 from precut.models import create_model
 from precut.pruning import prune
-from precut.training import Callback, Recipe, TrainState, fit, load_recipe
+from precut.training import Callback, Recipe, TrainState, fit, initialise_, load_recipe
 
 __all__ = ["Halved", "Measured", "Rejected", "Report", "check_settings", "evaluate"]
 
@@ -60,8 +60,9 @@ def _dataset(name: str, root: str | None, per_class: int | None, side: int | Non
     return dataset if per_class is None else dataset.take(per_class)
 
 
-def build(candidate: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Module:
-    """The untrained network of a candidate."""
+def build(candidate: Mapping[str, Any], dataset: Dataset, recipe: Recipe, seed: int) -> tuple[nn.Module, Recipe]:
+    """The untrained network of a candidate, and the recipe to train it by: ``recipe``, but where weights were scored one
+    that keeps them."""
     channels, side, _ = dataset.image_shape
     own = {name: value for name, value in candidate.items() if name not in _OWN}
     with torch.random.fork_rng(devices=[]):
@@ -86,10 +87,11 @@ def build(candidate: Mapping[str, Any], dataset: Dataset, seed: int) -> nn.Modul
                 f"support {support!r} is neither a support nor a score with the share that it keeps"
             ) from None
     if support != "dense":
-        return sparsify(model, support, seed=seed)
-    if density < 1:
-        return prune(model, score, density, torch.zeros(1, *dataset.image_shape), rounds=20, seed=seed)[0]
-    return model
+        model = sparsify(model, support, seed=seed)
+    elif density < 1:
+        recipe = initialise_(model, dataset, recipe, seed)
+        model, _ = prune(model, score, density, torch.zeros(1, *dataset.image_shape), rounds=20, seed=seed)
+    return model, recipe
 
 
 def seconds_of(model: nn.Module, example: torch.Tensor, threads: int, rounds: int) -> float:
@@ -159,7 +161,7 @@ def evaluate(candidate: Mapping[str, Any], settings: Mapping[str, Any], folder: 
     threads = settings.get("threads", 1)
     seed = settings.get("seed", 0)
     try:
-        model = build(candidate, dataset, seed)
+        model, recipe = build(candidate, dataset, recipe, seed)
         counts = summary(model, example[:1])
         seconds = seconds_of(model, example, threads, settings.get("timing_rounds", 50))
     except PrecutError as error:

@@ -22,7 +22,7 @@ from precut.layers import init_fresh_, sparsify
 from precut.measure import summary
 from precut.models import create_model
 from precut.pruning import prune, scores
-from precut.training import MovingSupports, Recipe, fit, load_recipe
+from precut.training import MovingSupports, Recipe, fit, initialise_, load_recipe
 
 __all__ = ["COLUMNS", "build", "read_rows", "recipe_of", "run_claim"]
 
@@ -52,11 +52,13 @@ def build(run: Run, dataset: Dataset, input_size: int) -> torch.nn.Module:
 
 def _pruned(model: torch.nn.Module, run: Run, dataset: Dataset) -> torch.nn.Module:
     options = dict(run.prune or {})
+    recipe = recipe_of(run)
+    train = recipe.split(dataset)[0]
+    initialise_(model, dataset, recipe, run.seed, train)
     count = options.pop("images", _SCORED_IMAGES)
     name = options.get("score", "synflow")
     if name in scores and scores[name].needs_data:
         # Labels are looked at: not those of the images that choose the epoch.
-        train = recipe_of(run).split(dataset)[0]
         loader = BatchLoader(train, count, dataset.mean, dataset.std, shuffle=True, seed=run.seed)
         options["data"] = [next(iter(loader))]
     example = torch.zeros(1, *dataset.image_shape)
@@ -135,6 +137,8 @@ def _finished(run: Run, results: Path) -> bool:
 def _do(run: Run, claim: Claim, dataset: Dataset, folder: Path, threads: int | None, progress: bool) -> dict[str, Any]:
     model = build(run, dataset, claim.input_size)
     recipe = recipe_of(run)
+    if run.prune is not None:  # the scores have seen the initial weights
+        recipe = recipe.replace(init="model")
     if run.dynamic is not None:
         return do_dynamic(run, model, recipe, dataset, folder, threads, progress)
     example = torch.zeros(1, *dataset.image_shape)

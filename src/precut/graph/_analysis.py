@@ -159,10 +159,12 @@ class Analysis(Flow):
     def join(self, node: Node, first: Codes, second: Codes) -> None:
         self._site(self._joined(node, first, second))
 
-    def mark(self, node: Node | None, codes: Codes, colours: Codes | None = None, whole: str = "") -> None:
+    def mark(
+        self, node: Node | None, codes: Codes, colours: Codes | None = None, whole: str = "", reads: bool = False
+    ) -> None:
         if colours is not None:
             colours = np.broadcast_to(colours, codes.shape).reshape(-1)
-        self._site(Site(node, (codes.reshape(-1),), colours, whole))
+        self._site(Site(node, (codes.reshape(-1),), colours, whole, reads))
 
     def _barrier(self, node: Node, reason: str) -> list[Labels]:
         self.found.barriers.add(node.index)

@@ -95,12 +95,14 @@ class Site:
         codes: arrays of equal length; position by position they meet.
         colours: only codes of equal colour may change places (groups).
         whole: why no code may leave; "" where they may.
+        reads: whether a code counts here by itself, although no weight reads it: in a sum, a norm, as one for all others.
     """
 
     node: Node | None
     codes: tuple[Codes, ...]
     colours: Codes | None = None
     whole: str = ""
+    reads: bool = False
 
 
 class Flow(ABC):
@@ -130,7 +132,9 @@ class Flow(ABC):
         """Codes that must be equal position by position."""
 
     @abstractmethod
-    def mark(self, node: Node | None, codes: Codes, colours: Codes | None = None, whole: str = "") -> None:
+    def mark(
+        self, node: Node | None, codes: Codes, colours: Codes | None = None, whole: str = "", reads: bool = False
+    ) -> None:
         """Restricts what codes may do; see :class:`Site`."""
 
     @abstractmethod

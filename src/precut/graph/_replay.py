@@ -172,7 +172,9 @@ class Replay(Flow):
         if not set(zip(first.tolist(), second.tolist(), strict=True)) <= old:
             raise self._fail(node, "would join other channels")
 
-    def mark(self, node: Node | None, codes: Codes, colours: Codes | None = None, whole: str = "") -> None:
+    def mark(
+        self, node: Node | None, codes: Codes, colours: Codes | None = None, whole: str = "", reads: bool = False
+    ) -> None:
         site = self._next(node)
         codes = codes.reshape(-1)
         places = None if site is None else _find(site.codes[0], codes)

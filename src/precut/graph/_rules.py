@@ -135,7 +135,7 @@ def _meet(flow: Flow, node: Node, first: Labels, other: Labels, full: list[bool]
         if all(full[d] for d in other.dims):
             flow.join(node, first.full, other.full)
         else:
-            flow.mark(node, other.full)  # one channel meets all others: it is not like them
+            flow.mark(node, other.full, reads=True)  # one channel meets all others: it is not like them
 
 
 def _read_param(flow: Flow, node: Node, first: Labels, param: Labels, d: int) -> None:

@@ -30,7 +30,7 @@ def _indexed(labels: Labels, dim: int, index: Codes, flow: Flow) -> Labels:
 def _without(flow: Flow, node: Node, labels: Labels, gone: set[int]) -> Labels:
     """The labels without dimensions of size 1."""
     if labels.dims and set(labels.dims) <= gone:
-        flow.mark(node, labels.full)  # what is left is this channel and no other
+        flow.mark(node, labels.full, reads=True)  # what is left is this channel and no other
         labels = Labels(labels.shape, reason=f"{node.where} takes a single channel")
     kept = tuple(d for d in range(len(labels.shape)) if d not in gone)
     return labels.moved(tuple(labels.shape[d] for d in kept), kept)

@@ -42,7 +42,7 @@ def _over_channels(flow: Flow, node: Node) -> list[Labels]:
     if node.attrs["dim"] in labels.dims:
         # A channel of zeros adds nothing to a norm, but something to a sum of exponentials.
         whole = "" if node.op == "normalize" else f"{node.where} takes a sum over the channels"
-        flow.mark(node, labels.full, _others(labels, {node.attrs["dim"]}), whole)
+        flow.mark(node, labels.full, _others(labels, {node.attrs["dim"]}), whole, reads=True)
     return [like(labels, node.output)]
 
 
@@ -58,7 +58,7 @@ def _reduce(flow: Flow, node: Node) -> list[Labels]:
         if len(node.outputs) > 1:
             raise UnfollowedError(f"{node.where} returns positions of channels")
         whole = "" if node.op == "sum" else f"{node.where} reduces over the channels"
-        flow.mark(node, labels.full, _others(labels, dims), whole)
+        flow.mark(node, labels.full, _others(labels, dims), whole, reads=True)
         if set(labels.dims) - dims:
             raise UnfollowedError(f"{node.where} reduces over a part of the channels")
         return [Labels(value.shape, reason=f"{node.where} reduced over the channels") for value in node.outputs]

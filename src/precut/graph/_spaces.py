@@ -164,6 +164,14 @@ class ChannelSpaces:
         atoms = atoms_of(codes)
         return self._space_of[atoms], self._member_of[atoms]
 
+    def read_without_weights(self) -> set[int]:
+        """Ids of the spaces whose channels count although no weight reads them (see ``Site.reads``)."""
+        found: set[int] = set()
+        for site in self.analysis.all_sites:
+            if site.reads:
+                found.update(self.members(site.codes[0])[0].tolist())
+        return found
+
     def _occurrences(self) -> dict[int, list[tuple[Axis, Codes]]]:
         """Space id to the axes that hold it, with its positions there (channel, repeat)."""
         found: dict[int, list[tuple[Axis, Codes]]] = defaultdict(list)

@@ -134,17 +134,21 @@ def count_of(share: float, size: int) -> int:
     return min(size, math.ceil(share * size * (1 - 1e-12)))
 
 
-def floors_for(layers: Layers, least: int, total: int) -> dict[str, int]:
+def floors_for(layers: Layers, least: int, total: int, prices: Mapping[str, int] | None = None) -> dict[str, int]:
     """``min_per_layer`` for each layer, at most its size.
+
+    Args:
+        total: what may be kept: weights, or what they cost at ``prices``.
 
     Raises:
         PrecutError: when these alone are more than ``total``.
     """
     floors = {name: min(least, layer.size) for name, layer in layers.items()}
-    if sum(floors.values()) > total:
+    asked = sum(floor * (prices or {}).get(name, 1) for name, floor in floors.items())
+    if asked > total:
+        unit = "weights" if prices is None else "multiply-adds"
         raise PrecutError(
-            f"min_per_layer={least} asks for {sum(floors.values())} weights in {len(floors)} layers; the density leaves "
-            f"{total}"
+            f"min_per_layer={least} asks for {asked} {unit} in {len(floors)} layers; the density leaves {total}"
         )
     return floors
 

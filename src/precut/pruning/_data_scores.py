@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from precut.errors import PrecutError, first_line
 from precut.graph import leaves, rebuild
-from precut.pruning._network import Network
+from precut.pruning._network import Network, floats
 from precut.pruning._registry import scores
 from precut.pruning._scores import Score
 
@@ -18,7 +19,7 @@ __all__ = ["NTKSAP", "Force", "GraSP", "Snip"]
 
 
 @contextlib.contextmanager
-def _on_batch(inputs: Any, targets: Any) -> Iterator[None]:
+def _on_batch(inputs: Any, targets: Any, what: str = "data") -> Iterator[None]:
     """What the model or the loss says of a batch that it does not take is the user's to know."""
     try:
         yield
@@ -28,7 +29,7 @@ def _on_batch(inputs: Any, targets: Any) -> Iterator[None]:
             for leaf in (*leaves(inputs), *leaves(targets))
         )
         why = f"{type(error).__name__}: {first_line(error)}"
-        raise PrecutError(f"the model and its loss do not take this batch of data ({shown}): {why}") from error
+        raise PrecutError(f"the model and its loss do not take this batch of {what} ({shown}): {why}") from error
 
 
 def _loss(network: Network, result: Any, targets: Any) -> torch.Tensor:
@@ -37,11 +38,15 @@ def _loss(network: Network, result: Any, targets: Any) -> torch.Tensor:
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         shown = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
         raise PrecutError(f"loss(result, targets) must give one number, a tensor; got {shown}")
+    if not value.requires_grad:
+        raise PrecutError("the loss does not depend on the weights that are scored, as far as gradients tell")
     return value
 
 
 def _gradients(value: torch.Tensor, weights: dict[str, torch.Tensor], graph: bool = False) -> dict[str, torch.Tensor]:
     """Of a number by each weight; zeros where it does not depend on it."""
+    if not value.requires_grad:
+        return {name: torch.zeros_like(weight) for name, weight in weights.items()}
     given = torch.autograd.grad(value, list(weights.values()), create_graph=graph, allow_unused=True)
     return {
         name: torch.zeros_like(weight) if gradient is None else gradient
@@ -61,8 +66,8 @@ class Snip(Score):
         summed = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         for inputs, targets in network.batches():
             with _on_batch(inputs, targets):
-                value = _loss(network, network(inputs, weights), targets)
-            for name, gradient in _gradients(value, weights).items():
+                found = _gradients(_loss(network, network(inputs, weights), targets), weights)
+            for name, gradient in found.items():
                 summed[name] += gradient
         made = {name: (summed[name] * network.weight(name)).abs_() for name in weights}
         if network.official:
@@ -89,6 +94,10 @@ class GraSP(Score):
     temperature: ClassVar[float] = 200.0
 
     def __call__(self, network: Network) -> dict[str, torch.Tensor]:
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+            return self._scores(network)
+
+    def _scores(self, network: Network) -> dict[str, torch.Tensor]:
         held = {name: network.weight(name).clone().requires_grad_() for name in network.layers}
 
         def gradients(inputs: Any, targets: Any, graph: bool) -> dict[str, torch.Tensor]:
@@ -99,8 +108,7 @@ class GraSP(Score):
                     raise PrecutError(
                         f"grasp divides the model's result, a tensor; the model gives a {type(result).__name__}"
                     )
-                value = _loss(network, result / self.temperature, targets)
-            return _gradients(value, held, graph)
+                return _gradients(_loss(network, result / self.temperature, targets), held, graph)
 
         first = {name: torch.zeros_like(weight) for name, weight in held.items()}
         for inputs, targets in network.batches():
@@ -110,7 +118,9 @@ class GraSP(Score):
         for inputs, targets in network.batches():
             again = gradients(inputs, targets, True)
             product = torch.cat([(first[name] * again[name]).reshape(-1) for name in held]).sum()
-            for name, gradient in _gradients(product, held).items():
+            with _on_batch(inputs, targets):
+                found = _gradients(product, held)
+            for name, gradient in found.items():
                 second[name] += gradient
         made = {name: second[name] * network.weight(name) for name in held}
         if network.official:
@@ -149,11 +159,12 @@ class NTKSAP(Score):
             factors = {
                 name: network.masked(name, torch.ones_like(weight)).requires_grad_() for name, weight in held.items()
             }
-            results = [
-                network.call(noise, named, {name: factors[name] * weight for name, weight in weights.items()})
-                for weights in (drawn, moved)
-            ]
-            pairs = zip(*(_floats(result) for result in results), strict=True)
+            with _on_batch((noise, named), (), "noise"):
+                results = [
+                    network.call(noise, named, {name: factors[name] * weight for name, weight in weights.items()})
+                    for weights in (drawn, moved)
+                ]
+            pairs = zip(*(floats(result) for result in results), strict=True)
             distance = sum((((a - b) ** 2).sum() for a, b in pairs), torch.zeros((), device=network.device))
             if not distance.requires_grad:
                 raise PrecutError("ntk-sap: the model's result does not depend on its weights")
@@ -165,7 +176,3 @@ class NTKSAP(Score):
         if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point():
             return leaf
         return network.draw(leaf.new_empty((self.batch, *leaf.shape[1:])))
-
-
-def _floats(result: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in leaves(result) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]

@@ -61,8 +61,9 @@ def _droppable(model: nn.Module, graph: Graph) -> dict[ChannelSpace, list[int]]:
     modules = dict(model.named_modules())
     if any(place.axis == "index" for space in graph.spaces for place in space.occurrences):
         return {}  # what an index tensor picks is read in another space
+    elsewhere = graph.spaces.read_without_weights()
     for space in graph.spaces:
-        if space.frozen is not None:
+        if space.frozen is not None or space.id in elsewhere:
             continue
         gone = _unread(space, modules)
         if gone is None:

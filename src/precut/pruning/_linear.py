@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from precut.errors import PrecutError
+from precut.errors import PrecutError, first_line
 from precut.graph import Graph, Node, ParamRef, SizeRef, Value, leaves, rebuild
 from precut.pruning._matmul import Weight
 
@@ -95,8 +95,12 @@ class Linear:
         """
         try:
             return self._run(single=True)
-        except (RuntimeError, ValueError, IndexError):
-            return self._run(single=False)  # a model that takes no single image, or no batch
+        except (RuntimeError, ValueError, IndexError, TypeError):  # a model that takes no single image, or no batch
+            try:
+                return self._run(single=False)
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                why = f"{type(error).__name__}: {first_line(error)}"
+                raise PrecutError(f"the network cannot be run linearised, on ones: {why}") from error
 
     def _run(self, single: bool) -> Flow:
         from precut.pruning._linear_rules import apply
@@ -151,8 +155,9 @@ class Linear:
 
     # ---- arguments -------------------------------------------------------------------------------------------------
 
-    def constant(self, ref: ParamRef) -> torch.Tensor:
-        """A parameter, buffer or constant that is no layer's weight; absolute and float64 where it is floating."""
+    def constant(self, ref: ParamRef, absolute: bool = True) -> torch.Tensor:
+        """A parameter, buffer or constant: a prunable weight as it stands here, others absolute and in float64 where they
+        are floating, or as the model holds them."""
         if ref.kind == "constant":
             held = self.graph.constants[ref.name]
         else:
@@ -161,16 +166,14 @@ class Linear:
         if id(held) in self.weights:
             return self.weights[id(held)].leaf()
         held = held.detach()
-        if not held.is_floating_point():
-            return held
-        return held.double().abs()
+        return held.double().abs() if absolute and held.is_floating_point() else held
 
-    def argument(self, leaf: Any) -> Any:
+    def argument(self, leaf: Any, absolute: bool = True) -> Any:
         """What stands for a leaf of a node's arguments: a Flow, a tensor, or a plain thing."""
         if isinstance(leaf, Value):
             return self.flows[leaf.id]
         if isinstance(leaf, ParamRef):
-            return self.constant(leaf)
+            return self.constant(leaf, absolute)
         if isinstance(leaf, SizeRef):
             shapes = {
                 key: tuple(item.tensor.shape if isinstance(item, Flow) else item.shape)
@@ -179,9 +182,13 @@ class Linear:
             return leaf.resolve(shapes)
         return leaf
 
-    def arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def arguments(self, node: Node, absolute: bool = True) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call's arguments with Flows and tensors in place."""
-        return rebuild(node.args, self.argument), rebuild(node.kwargs, self.argument)
+
+        def place(leaf: Any) -> Any:
+            return self.argument(leaf, absolute)
+
+        return rebuild(node.args, place), rebuild(node.kwargs, place)
 
 
 def scaled(flow: Flow, exponent: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from precut.errors import PrecutError
-from precut.graph import Node, rebuild
+from precut.graph import Node, ParamRef, rebuild
 from precut.pruning._linear import Flow, Linear, scaled
 from precut.pruning._linear_rules import first_flow, rule
 
@@ -47,11 +47,20 @@ def _mul(run: Linear, node: Node) -> Flow:
     if isinstance(first, Flow) is False and divides:
         run.note(f"{node.where}: a divisor that depends on the input is held at one")
     elif run.mode.paths:
+        if _trained(node):  # a layer scale that begins at zero, say
+            return Flow(flow.tensor * torch.ones_like(factor, dtype=torch.float64), 0, flow.gate)
         factor = (factor != 0).double() if isinstance(factor, torch.Tensor) else float(factor != 0)
         return Flow(flow.tensor * factor, 0, flow.gate)
     factor = factor.double().abs() if isinstance(factor, torch.Tensor) else abs(factor)
+    if _trained(node) and not bool(torch.as_tensor(factor).any()):
+        run.note(f"{node.where} multiplies everything by 0, so no flow is seen through it")
     made = flow.tensor / factor if divides and isinstance(first, Flow) else flow.tensor * factor
     return run.settled(made, flow.exponent, flow.gate)
+
+
+def _trained(node: Node) -> bool:
+    """Whether a parameter of the model is one of the factors."""
+    return any(isinstance(item, ParamRef) and item.kind == "parameter" for item in node.bound.values())
 
 
 def _gated(run: Linear, node: Node, first: Flow, second: Flow) -> Flow:
@@ -70,6 +79,26 @@ def _gated(run: Linear, node: Node, first: Flow, second: Flow) -> Flow:
     main = second if swap else first
     run.note(f"gates are held at one: {node.where}; the layers that compute a gate get no score from synflow")
     return Flow(main.tensor.expand(shape), main.exponent, main.gate and (second if main is first else first).gate)
+
+
+@rule("where")
+def _where(run: Linear, node: Node) -> Flow:
+    """Both of what may be taken."""
+    bound = rebuild(node.bound, run.argument)
+    items = [bound["input"], bound["other"], *([bound["condition"]] if run.mode.paths else [])]
+    flows = [item for item in items if isinstance(item, Flow)]
+    if not flows:  # either of two constants
+        flows = [first_flow(run, node)]
+        if not run.mode.constants:
+            run.note(f"{node.where}: what is chosen by a value, but does not depend on it, gets no score from synflow")
+            flows = [Flow(torch.zeros_like(flows[0].tensor))]
+    exponent = max(flow.exponent for flow in flows)
+    total = sum((scaled(flow, exponent) for flow in flows[1:]), scaled(flows[0], exponent))
+    for item in items:
+        if not isinstance(item, Flow):
+            plain = torch.as_tensor(item, device=total.device)
+            total = total + (plain != 0).double() * float(run.mode.constants)
+    return run.settled(total, exponent)
 
 
 @rule("glu")
@@ -94,10 +123,10 @@ def _matmul(run: Linear, node: Node) -> Flow:
         weights = torch.full_like(second.tensor, 1 / second.tensor.shape[-2])
         return run.settled(torch.matmul(first.tensor, weights), first.exponent)
     flow = first if isinstance(first, Flow) else second
-    tensors = [item.tensor if isinstance(item, Flow) else item.double() for item in (first, second)]
+    tensors = [item.tensor if isinstance(item, Flow) else item.double().abs() for item in (first, second)]
     return run.settled(torch.matmul(*tensors), flow.exponent)
 
 
-@rule("lerp addcmul where")
+@rule("lerp addcmul")
 def _refused(run: Linear, node: Node) -> Flow:
     raise PrecutError(f"{node.where} cannot be linearised: what it does depends on values")

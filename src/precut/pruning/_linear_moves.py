@@ -16,22 +16,23 @@ __all__: list[str] = []
 
 _ACTIVATIONS = (
     "relu relu6 hardtanh leaky_relu prelu elu celu selu gelu silu mish hardswish tanhshrink softshrink hardshrink "
-    "threshold clamp dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout identity clone detach "
-    "contiguous to float double half abs neg square pow sqrt exp log round floor ceil sin sign erf log_softmax"
+    "threshold torch._threshold torch.rrelu clamp torch.clamp_min torch.clamp_max dropout dropout1d dropout2d dropout3d "
+    "alpha_dropout feature_alpha_dropout identity clone detach contiguous to float double half abs neg square pow sqrt exp "
+    "log round floor ceil sin sign erf log_softmax"
 )
 _GATES = "sigmoid hardsigmoid tanh softsign softmax"  # bounded: the usual gates
 _NOT_ZERO_AT_ZERO = (
-    *("sigmoid", "hardsigmoid", "softplus", "logsigmoid", "softmax", "log_softmax", "threshold", "clamp", "exp"),
-    *("cos", "pow", "reciprocal", "rsqrt", "log", "softsign"),
+    *("sigmoid", "hardsigmoid", "softplus", "logsigmoid", "softmax", "log_softmax", "threshold", "torch._threshold"),
+    *("clamp", "torch.clamp_min", "torch.clamp_max", "exp", "cos", "pow", "reciprocal", "rsqrt", "log", "softsign"),
 )
 _MIXING = ("softmax", "log_softmax")
 # Linear or homogeneous with non-negative factors: the operation itself, on the linearised values.
 _KEPT = (
     "avg_pool1d avg_pool2d avg_pool3d lp_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
     "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d interpolate "
-    "pixel_shuffle pixel_unshuffle channel_shuffle cat stack split chunk unbind getitem index_select narrow select "
-    "flip roll view reshape flatten unflatten squeeze unsqueeze permute transpose movedim expand expand_as view_as sum "
-    "mean amax amin max min maximum minimum"
+    "pixel_shuffle pixel_unshuffle channel_shuffle cat torch.hstack stack split chunk unbind getitem index_select narrow "
+    "select flip roll torch.repeat torch.tile torch.unfold torch.fold view reshape flatten unflatten squeeze unsqueeze "
+    "permute transpose movedim expand expand_as view_as sum mean amax amin max min maximum minimum"
 )
 _VIEWS = ("view", "reshape", "flatten", "unflatten", "view_as")
 
@@ -41,7 +42,10 @@ def _unary(run: Linear, node: Node) -> Flow:
     flow = first_flow(run, node)
     if run.mode.constants and node.op in _MIXING:
         return Flow(everywhere(flow.tensor), 0)
-    if run.mode.constants and node.op in _NOT_ZERO_AT_ZERO:
+    attrs = node.attrs
+    # A clamp from 0.5 to 2, say, makes 0.5 of nothing.
+    clamps = node.op == "hardtanh" and not attrs.get("min_val", -1) <= 0 <= attrs.get("max_val", 1)
+    if run.mode.constants and (clamps or node.op in _NOT_ZERO_AT_ZERO):
         return Flow(torch.ones_like(flow.tensor) + flow.tensor, 0)
     return flow
 
@@ -50,6 +54,27 @@ def _unary(run: Linear, node: Node) -> Flow:
 def _bounded(run: Linear, node: Node) -> Flow:
     flow = _unary(run, node)
     return Flow(flow.tensor, flow.exponent, node.op in _GATES.split())
+
+
+@rule("gt lt ge le eq ne torch.masked_fill")
+def _chosen(run: Linear, node: Node) -> Flow:
+    """A comparison, and what is made by one: of a product of the two the comparison is the gate."""
+    flows = [flow for value in node.inputs if isinstance(flow := run.flows[value.id], Flow)]
+    made = flows[0].tensor
+    if run.mode.paths:
+        made = sum((flow.tensor for flow in flows[1:]), made)
+    if run.mode.constants:
+        made = torch.ones_like(made) + made
+    return Flow(made, flows[0].exponent, node.op != "torch.masked_fill")
+
+
+@rule("zeros_like ones_like new_zeros new_ones")
+def _filled(run: Linear, node: Node) -> torch.Tensor:
+    args, kwargs = run.arguments(node)
+    like = first_flow(run, node).tensor
+    args, kwargs = rebuild((args, kwargs), lambda leaf: like if isinstance(leaf, Flow) else leaf)
+    made: torch.Tensor = called(run, node, args, kwargs)
+    return made
 
 
 @rule("pad")
@@ -85,7 +110,7 @@ def _kept(run: Linear, node: Node) -> Any:
     if made is None:
         made = called(run, node, args, kwargs)
     gate = all(flow.gate for flow in flows)
-    reduced = node.op in ("sum", "mean", "interpolate") or "pool" in node.op
+    reduced = node.op in ("sum", "mean", "interpolate", "torch.fold") or "pool" in node.op
 
     def flowing(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
@@ -98,10 +123,10 @@ def _kept(run: Linear, node: Node) -> Any:
 def _all_of(run: Linear, node: Node, args: Any, kwargs: Any) -> Any:
     """For an operation that picks one of several numbers: one that takes all; None for another operation."""
     op, attrs = node.op, node.attrs
-    if op in ("maximum", "minimum"):
-        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        return sum(tensors[1:], tensors[0])
-    x = next(leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+    tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    x = tensors[0]
+    if op in ("maximum", "minimum") or (op in ("max", "min") and len(tensors) > 1):  # torch.max(x, y)
+        return sum(tensors[1:], x)
     if op in ("amax", "amin", "max", "min"):
         dims = attrs.get("dim")
         if dims is None:

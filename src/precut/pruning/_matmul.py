@@ -56,7 +56,9 @@ class Weight:
 
     def add_(self, gradient: torch.Tensor) -> None:
         """Adds to the gradient."""
-        self.rest = gradient.clone() if self.rest is None else self.rest.add_(gradient)
+        self.rest = (
+            gradient.clone(memory_format=torch.contiguous_format) if self.rest is None else self.rest.add_(gradient)
+        )
 
     def gradient(self) -> torch.Tensor:
         """The whole gradient, a new tensor; zeros where no backward pass came."""

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from precut.errors import PrecutError
-from precut.graph import Graph, capture, rebuild
+from precut.graph import Graph, capture, leaves, rebuild
 from precut.layers import SparseLayer, ignored_names
 from precut.pruning._matmul import Weight
 
-__all__ = ["Layer", "Network", "prunable_layers"]
+__all__ = ["Layer", "Network", "floats", "prunable_layers"]
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -78,6 +78,7 @@ class Network:
         places: flat positions of what is left, ascending, once it is few in all.
         stayed: which of the positions that ``places`` held before the last round it still holds.
         cache: what a score wants to find again in the next round.
+        round: rounds done.
         buffers: memory for the linearised network's weights, by the parameters' identities; whoever needs it next fills
             it anew.
         notes: what the report shall say; scores may add to it.
@@ -95,6 +96,7 @@ class Network:
     places: dict[str, torch.Tensor] = field(default_factory=dict)
     stayed: dict[str, torch.Tensor] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
+    round: int = 0
     buffers: dict[int, Weight] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -210,14 +212,27 @@ class Network:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The model in eval mode; every module in its own again afterwards."""
+        """The model in eval mode, gradients on; all as it was again afterwards."""
         before = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            yield
+            with torch.enable_grad():
+                yield
         finally:
             for module, was in before:
                 module.training = was
+
+
+def floats(result: Any) -> list[torch.Tensor]:
+    """The floating tensors of a model's result, whatever holds them.
+
+    Raises:
+        PrecutError: where there is none.
+    """
+    found = [leaf for leaf in leaves(result) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    if not found:
+        raise PrecutError(f"the model's result holds no floating tensor: {type(result).__name__}")
+    return found
 
 
 def _doubled(leaf: Any) -> Any:

@@ -121,7 +121,8 @@ def _chosen(
     network = make_network(model, example_inputs, ignored_layers, data, loss, official, seed)
     scorer, name = score_of(score)
     _check_data(scorer, name, data)
-    _check_density(density)
+    if density is not None:
+        density = real("density (kept / prunable weights)", density, above=0, most=1)
     rounds, least = whole("rounds", rounds), whole("min_per_layer", min_per_layer, 0)
     falling = schedule_of(schedule)
     if on_round is not None and not callable(on_round):
@@ -226,11 +227,6 @@ def make_network(
     network = Network(model, layers, (args, kwargs), data, loss or F.cross_entropy, generator, official)
     network.notes += notes
     return network
-
-
-def _check_density(density: Any) -> None:
-    if density is not None:
-        real("density (kept / prunable weights)", density, above=0, most=1)
 
 
 def _check_official(allocation: Any, schedule: Any, least: int, structure: Any) -> None:

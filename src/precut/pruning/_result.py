@@ -40,7 +40,7 @@ def sparse_model(
     model: nn.Module, layers: Mapping[str, Layer], makers: Mapping[str, SupportMaker], dense: Collection[str] = ()
 ) -> nn.Module:
     """A copy of ``model`` in which the layers have only the weights of their supports. Layers without a sparse form hold
-    them through a parametrization; weights that were shared still are.
+    them through a parametrization; weights and biases that were shared still are.
 
     Args:
         dense: layers whose ``weight`` must still be read as a dense one: through a parametrization, too.
@@ -59,6 +59,9 @@ def sparse_model(
                 _share_(first, made)
             first = first or made
             memo[id(modules[path])] = made
+            bias: Any = getattr(modules[path], "bias", None)
+            if bias is not None:
+                made._parameters["bias"] = memo.setdefault(id(bias), made.bias)
     return copy.deepcopy(model, memo)
 
 

@@ -96,19 +96,24 @@ class Plan:
             raise PrecutError("the densities leave no weight at all")
         plan = cls(density, rounds, schedule, allocation, kept, sizes, final, prices=prices)
         if least:
-            plan.floors = floors_for(network.layers, least, kept)
+            plan.floors = floors_for(network.layers, least, kept, prices)
             if final is not None:
                 plan._raise_to_floors(final)
         return plan
 
     def _raise_to_floors(self, counts: dict[str, int]) -> None:
         """Gives each layer its least, taken from the layers that have the most above theirs."""
-        for name, floor in self.floors.items():
-            while counts[name] < floor:
-                donor = max(counts, key=lambda other: counts[other] - self.floors[other])
-                counts[donor] -= 1
-                counts[name] += 1
-                self.acted[name] = self.acted.get(name, 0) + 1
+        price = self.prices or dict.fromkeys(counts, 1)
+        least = {name: floor * price[name] for name, floor in self.floors.items()}
+        for name in counts:
+            if counts[name] < least[name]:
+                self.acted[name] = -(-(least[name] - counts[name]) // price[name])
+            while counts[name] < least[name]:
+                donor, next_ = sorted(counts, key=lambda other: least[other] - counts[other])[:2]
+                ahead = counts[donor] - least[donor] - max(0, counts[next_] - least[next_])
+                taken = min(least[name] - counts[name], max(1, ahead))
+                counts[donor] -= taken
+                counts[name] += taken
 
     def total_after(self, done: int) -> int:
         """Weights left in all after so many rounds."""
@@ -143,13 +148,14 @@ def run_rounds(
     network.cache.clear()
     supports: dict[str, Support] = {}
     for done in range(1, plan.rounds + 1):
-        if structure is not None:
-            network.cache.clear()  # whole parts may come back, and weights in them that an earlier round dropped
+        network.round = done - 1
+        if structure is not None or regrows:
+            network.cache.clear()  # weights may come back that an earlier round dropped
         with network.evaluating():
             given = check_scores(getattr(score, "pieces", score)(network), shapes, f"score {name!r}")
         total, counts = plan.total_after(done), plan.counts_after(done)
         if structure is not None:
-            supports = _structured(network, structure, given, plan, done, bool(getattr(score, "regrows", False)))
+            supports = _structured(network, structure, given, plan, done, regrows)
         elif network.official:
             network.masks = _official(given, plan, done)
         else:
@@ -168,7 +174,13 @@ def _structured(
     budget = None if structure.fixed else plan.total_after(done) if counts is None else counts
     scores = {name: piece.whole() for name, piece in given.items()}
     masks = None if regrows else network.masks or None
-    supports = choose(structure, scores, groups, budget, plan.floors or None, plan.prices, masks)
+    supports = choose(structure, scores, groups, budget, None, plan.prices, masks)
+    left = {name: supports[name].nnz for name in plan.floors}
+    short = {name: floor - left[name] for name, floor in plan.floors.items() if left[name] < floor}
+    if done == plan.rounds:
+        plan.acted |= short
+    if short:
+        supports = choose(structure, scores, groups, budget, plan.floors, plan.prices, masks)
     network.masks = {name: support.mask().to(network.layers[name].weight.device) for name, support in supports.items()}
     return supports
 

@@ -333,6 +333,7 @@ def choose(
     options = {name: _Options(made[name], scores[name], prices, masks, name) for name in made}
     for name, least in (floors or {}).items():
         _take_at_least(options[name], least, kept[name])
+    _check_floors(options, kept, budget)
     if isinstance(budget, Mapping):
         for name in made:
             _fill({name: options[name]}, {name: kept[name]}, budget[name])
@@ -371,6 +372,21 @@ def _take_at_least(options: _Options, least: int, kept: torch.Tensor) -> None:
     order = order[options.open[order]]
     before = options.weights[order].cumsum(0) - options.weights[order]
     kept[order[before < least]] = True
+
+
+def _check_floors(
+    options: Mapping[str, _Options], kept: Mapping[str, torch.Tensor], budget: int | Mapping[str, int]
+) -> None:
+    """Raises where the least that layers keep costs more than there is."""
+    spent = {name: round(float(one.cost[kept[name]].sum())) for name, one in options.items()}
+    if not isinstance(budget, Mapping):
+        spent, budget = {"all layers": sum(spent.values())}, {"all layers": budget}
+    for name, cost in spent.items():
+        if cost > budget[name]:
+            raise PrecutError(
+                f"min_per_layer takes decisions that cost {cost} in {name}, where the budget is {budget[name]}: lower it, "
+                "or take a finer structure or a higher density"
+            )
 
 
 def _fill(options: Mapping[str, _Options], kept: Mapping[str, torch.Tensor], budget: float) -> None:

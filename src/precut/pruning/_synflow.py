@@ -11,7 +11,7 @@ from precut.errors import PrecutError
 from precut.pruning._few import Few, worthwhile
 from precut.pruning._linear import Linear
 from precut.pruning._matmul import Weight
-from precut.pruning._network import Network
+from precut.pruning._network import Network, floats
 from precut.pruning._registry import scores
 from precut.pruning._scores import Score
 from precut.pruning._select import Piece
@@ -37,13 +37,17 @@ class SynFlow(Score):
         if network.official:
             return {name: Piece(score) for name, score in _official(network).items()}
         weights = {name: network.buffer(name) for name in network.layers}
-        fresh = not network.cache
+        filled = network.cache.get("filled", -2)  # the round for which the weights were last filled in
         for name, weight in weights.items():
             weight.clear()
-            if fresh:
+            if filled < network.round - 1:
                 weight.few = None
                 _set_absolute_(network, name, weight)
-            if weight.few is not None:
+                if name in network.masks:
+                    weight.value.mul_(network.masks[name])
+            elif filled == network.round:
+                pass  # asked again in the same round
+            elif weight.few is not None:
                 weight.few.keep(network.stayed[name])
             elif name in network.removed:
                 weight.value.view(-1).index_fill_(0, network.removed[name], 0)
@@ -57,7 +61,7 @@ class SynFlow(Score):
             ):
                 values = weight.value.view(-1).index_select(0, places)
                 weight.few = Few(places, values, len(weight.value), weight.value[0].numel())
-        network.cache["filled"] = True  # the next round only takes weights away
+        network.cache["filled"] = network.round  # the next round only takes weights away
         run = Linear(network.graph, {id(network.layers[name].weight): w for name, w in weights.items()})
         with torch.enable_grad():
             run.run().tensor.backward()
@@ -89,7 +93,8 @@ def _official(network: Network) -> dict[str, torch.Tensor]:
     args, kwargs = network.ones()
     with torch.enable_grad():
         result = torch.func.functional_call(model, absolute, args, kwargs)
-        gradients = torch.autograd.grad(result.sum(), list(leaves.values()), allow_unused=True)
+        total = torch.stack([item.sum() for item in floats(result)]).sum()
+        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     return {
         name: torch.zeros_like(leaf) if gradient is None else (gradient * leaf.detach()).abs()
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)

@@ -5,7 +5,7 @@ from precut.training._callback import Callback, TrainState
 from precut.training._devices import resolve_precision
 from precut.training._evaluate import check_logits, evaluate
 from precut.training._fit import FitResult, fit
-from precut.training._init import init_kundu_, whiten_stem_
+from precut.training._init import init_kundu_, initialise_, whiten_stem_
 from precut.training._memory import kept_memory
 from precut.training._move_units import GrowthRule, growth_rules
 from precut.training._moving import MovingSupports, SupportMover
@@ -30,6 +30,7 @@ __all__ = [
     "fit",
     "growth_rules",
     "init_kundu_",
+    "initialise_",
     "kept_memory",
     "list_recipes",
     "load_recipe",

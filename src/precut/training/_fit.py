@@ -23,7 +23,7 @@ from precut.training._config import describe_model, fingerprint
 from precut.training._devices import make_fabric, resolve_device, resolve_precision
 from precut.training._ema import WeightAverage
 from precut.training._evaluate import evaluate
-from precut.training._init import init_kundu_, whiten_stem_
+from precut.training._init import initialise_
 from precut.training._layout import layout
 from precut.training._loop import Loop
 from precut.training._memory import kept_memory
@@ -237,9 +237,7 @@ class _Parts:
         """Initialise the model as the recipe says and set everything up on the device."""
         recipe, fabric = self.recipe, self.fabric
         _seed_all(self.seed + 1_000_003 * fabric.global_rank)  # dropout must differ between processes
-        if recipe.init == "kundu":
-            init_kundu_(self.model, torch.Generator().manual_seed(self.seed))
-        whiten_stem_(self.model, self.dataset, recipe, self.train)
+        initialise_(self.model, self.dataset, recipe, self.seed, self.train)
         self.model.to(fabric.device)
         self.model.to(memory_format=self.layout)  # type: ignore[call-overload]  # plain too: it may come channels last
         optimizer = build_optimizer(self.model, recipe)

@@ -16,9 +16,29 @@ if TYPE_CHECKING:
     from precut.data import Dataset, LazySplit, Split
     from precut.training._recipe import Recipe
 
-__all__ = ["init_kundu_", "whiten_stem_"]
+__all__ = ["init_kundu_", "initialise_", "whiten_stem_"]
 
 _WHITENING_IMAGES = 5000
+
+
+def initialise_(
+    model: nn.Module, dataset: Dataset, recipe: Recipe, seed: int, train: Split | LazySplit | None = None
+) -> Recipe:
+    """Gives ``model`` the weights that ``recipe`` begins with, in place, as :func:`fit` does first.
+
+    Call it before weights are scored, so that they are those that will be trained, and give :func:`fit` what it returns.
+
+    Args:
+        seed: of the weights, where the recipe draws them.
+        train: see :func:`whiten_stem_`.
+
+    Returns:
+        The recipe that keeps these weights.
+    """
+    if recipe.init == "kundu":
+        init_kundu_(model, torch.Generator().manual_seed(seed))
+    whiten_stem_(model, dataset, recipe, train)
+    return recipe.replace(init="model")
 
 
 def whiten_stem_(model: nn.Module, dataset: Dataset, recipe: Recipe, train: Split | LazySplit | None = None) -> None:

@@ -223,6 +223,14 @@ def _movable(model: nn.Module, ignored: set[str]) -> tuple[dict[str, SparseLayer
             "no support can move: the model has no sparse layer with a trained weight and room to grow; "
             "make one by precut.sparsify, from_masks or prune"
         )
+    owners: dict[int, str] = {}
+    for layer, name in first.items():
+        if id(layer.weight) in owners:
+            raise PrecutError(
+                f"layers {owners[id(layer.weight)]!r} and {name!r} share their weight, and only one of them would move; "
+                f"keep both as they are: ignored_layers=[{owners[id(layer.weight)]!r}, {name!r}]"
+            )
+        owners[id(layer.weight)] = name
     return {name: layer for layer, name in first.items()}, names
 
 

@@ -70,6 +70,8 @@ class Muon(torch.optim.Optimizer):
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
         gradient = parameter.grad
         assert gradient is not None
+        if not parameter.numel():  # of a layer that lost all its weights
+            return
         matrix = parameter.dim() >= 2
         if not matrix and group["weight_decay"]:
             gradient = gradient.add(parameter, alpha=group["weight_decay"])
