@@ -15,7 +15,7 @@ from precut.experiments import _runner, list_claims, load_claim, read_rows, run_
 from precut.experiments._runner import build, recipe_of
 from precut.measure import summary
 from precut.supports import ClassTable
-from precut.training import MovingSupports
+from precut.training import MovingSupports, whiten_stem_
 
 QUEUE = {
     "question": "does it run?",
@@ -196,6 +196,32 @@ def test_scores_do_not_see_the_images_that_choose_the_epoch(queue, monkeypatch):
     dataset = data.load("fashion-mnist-sample")
     build(load_claim(queue(runs=[entry])).runs[0], dataset, 28)
     assert seen == [len(dataset.train) - QUEUE["recipe"]["val_count"]]
+
+
+def test_scores_see_the_stem_that_is_trained(queue, monkeypatch):
+    stems = []
+
+    def scored(model, **options):
+        stems.append(model.stem.weight.detach().clone())
+        return model, None
+
+    monkeypatch.setattr(_runner, "prune", scored)
+    entry = {
+        "name": "a",
+        "model": "speednet",
+        "kwargs": {"widths": [4, 8, 8]},
+        "prune": {"score": "synflow"},
+        "init": "project",
+    }
+    dataset = data.load("fashion-mnist-sample").take(50)
+    run = load_claim(queue(runs=[entry])).runs[0]
+    run = dataclasses.replace(run, changes={**run.changes, "val_count": 50, "whiten": True})
+    model = build(run, dataset, 28)
+    whiten_stem_(model, dataset, recipe_of(run))
+    assert torch.equal(stems[0], model.stem.weight)
+    run = dataclasses.replace(run, changes={**run.changes, "whiten": False})
+    build(run, dataset, 28)
+    assert not torch.equal(stems[0], stems[1])
 
 
 def test_spread():

@@ -11,7 +11,7 @@ from torch import nn
 import precut
 from precut.data import Split
 from precut.errors import PrecutError
-from precut.training import Callback, TrainState, evaluate
+from precut.training import Callback, TrainState, evaluate, initialise_
 from precut.training._state import read_tree
 from training.toy import RECIPE, run, same, toy_dataset, toy_model, weights
 
@@ -268,6 +268,25 @@ def test_whitened_and_kundu_beginnings() -> None:
     filters = seen[1]["stem.weight"]
     assert not torch.equal(filters, stem)
     torch.testing.assert_close(filters[:12], -filters[12:])
+
+
+def test_what_is_scored_is_what_is_trained() -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Look(Callback):
+        def on_fit_start(self, state: TrainState) -> None:
+            seen.append(weights(state.model))
+
+    recipe, dataset = RECIPE.replace(epochs=1, init="kundu"), toy_dataset()
+    run(None, recipe=recipe, callbacks=[Look()])
+    model = toy_model()
+    kept = initialise_(model, dataset, recipe, seed=0)
+    assert kept == recipe.replace(init="model")
+    assert torch.equal(model[0].weight, seen[0]["0.weight"])
+    pruned, report = precut.prune(model, "magnitude", 0.5, torch.zeros(1, *dataset.image_shape))
+    run(None, pruned, recipe=kept, callbacks=[Look()])
+    mask = report.masks()["0"]
+    assert torch.equal(seen[1]["0.weight"].flatten(), model[0].weight.detach()[mask])
 
 
 def test_the_accuracy_of_mirrored_images_is_reported_apart() -> None:
