@@ -142,6 +142,25 @@ def test_shared_biases_stay_shared(ignored):
     assert pruned.f.bias is pruned.f2.bias
 
 
+def test_masks_of_shared_weights_are_an_allocation():
+    pruned, first = precut.prune(Tied(), "random", 0.3, X)
+    _, second = precut.prune(Tied(), "magnitude", None, X, allocation=pruning.as_masks(pruned))
+    assert second.kept == first.kept
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"budget": "macs"}, {"structure": "block:16"}, {"official": True}, {"structure": "2:4", "density": None}, {}],
+)
+def test_progress_counts_the_weights_that_are_left(options):
+    told: list[tuple[int, int, int]] = []
+    score = "magnitude" if "official" in options else "synflow"
+    options = {"density": 0.2, "rounds": 3, **options, "on_round": lambda *now: told.append(now)}
+    _, report = precut.prune(_convs(), score, example_inputs=X, ignored_layers=["0"], **options)
+    assert [now[:2] for now in told] == [(1, 3), (2, 3), (3, 3)]
+    assert told[-1][2] == report.k
+
+
 def test_supports_of_a_shared_weight_do_not_move():
     pruned, _ = precut.prune(Tied(), "random", 0.3, X)
     optimizer = torch.optim.SGD(pruned.parameters(), 0.1)

@@ -89,8 +89,10 @@ class GivenDensities(Allocation):
             real(f"the density of layer {name!r}", value, 0, 1)
 
     def __call__(self, layers: Layers) -> dict[str, float] | None:
+        # A weight that several modules share is a layer under the first one's name; masks may hold all of them.
+        names = [*layers, *(alias for layer in layers.values() for alias in layer.aliases)]
         for pattern in self.densities:
-            if pattern not in layers and not fnmatch.filter(layers, pattern):
+            if pattern not in names and not fnmatch.filter(names, pattern):
                 raise unknown("prunable layer in allocation", pattern, layers)
         found = {}
         for name in layers:

@@ -162,7 +162,9 @@ def run_rounds(
             survivors.cut(given, plan, total, counts, regrows, done == plan.rounds)
         del given
         if on_round is not None:
-            on_round(done, plan.rounds, total)
+            # Whole parts and the published rule for ties may leave another number than was planned.
+            exact = structure is None and not network.official
+            on_round(done, plan.rounds, total if exact else sum(int(mask.sum()) for mask in network.masks.values()))
     return supports
 
 
