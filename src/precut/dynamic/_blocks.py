@@ -44,6 +44,8 @@ def find_blocks(graph: Graph) -> dict[str, Block]:
         if node.op != "add" or node.module is not None or len(node.inputs) != 2 or not node.path:
             continue
         for shortcut, branch in (node.inputs, node.inputs[::-1]):
+            if shortcut is node.bound["other"] and node.attrs.get("alpha", 1) != 1:
+                continue  # it is scaled
             block = _block(graph, modules, node, shortcut, branch)
             if block is not None:
                 found.setdefault(block.name, block)

@@ -57,6 +57,8 @@ def recalibrate(
         raise PrecutError("recalibrate needs data: a Dataset, a tensor of images, or batches of them; got None")
     for point in chosen:
         dyn.space.check(point)
+    if len(dyn.graph.inputs) != 1:
+        raise PrecutError(f"recalibrate knows networks of one input; this one has {len(dyn.graph.inputs)}")
     held = [placed(dyn.model, item) for item, _ in batches_of(data, images, batch_size, "recalibrate")]
     for point in chosen:
         given = held if point.resolution is None else [resized((item,), point.resolution)[0] for item in held]
@@ -79,22 +81,20 @@ def pooled_statistics(net: nn.Module, batches: Sequence[torch.Tensor]) -> Statis
         net: takes one tensor. It is not changed.
     """
     net = copy.deepcopy(net).eval()
-    norms = dict(batch_norms(net))
+    norms = {name for name, _ in batch_norms(net)}
     graph = capture(net, batches[0][:1])
     for node in graph.nodes:
         if node.op == "batch_norm" and node.module is None:
             raise PrecutError(f"{node.where} is called as a function: use nn.BatchNorm2d, whose statistics are known")
-    if len(graph.inputs) != 1:
-        raise PrecutError(f"recalibrate knows networks of one input; this one has {len(graph.inputs)}")
     runs = [_Run(graph, net, batch) for batch in batches]
     found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for node in graph.nodes:
-        if node.path in norms and node.op == "batch_norm":
-            module = norms[node.path]
+        if node.op == "batch_norm":  # also those that normalise by the batch alone: all batches are one
+            module: Any = node.module
             mean, biased, unbiased = _pool([run.argument(node) for run in runs])
-            like = module.running_mean
-            assert like is not None
-            found.setdefault(node.path, []).append((mean.to(like), unbiased.to(like)))
+            if node.path in norms:
+                like = module.running_mean
+                found.setdefault(node.path, []).append((mean.to(like), unbiased.to(like)))
             for run in runs:
                 run.put(node, _normalised(module, run.argument(node), mean, biased))
         else:

@@ -11,6 +11,7 @@ from precut._files import atomic_write
 from precut.dynamic._metrics import example_of
 from precut.dynamic._net import resized
 from precut.dynamic._point import Point
+from precut.dynamic._space import listed
 from precut.engine import CompiledModel
 from precut.engine import compile as compile_model
 from precut.errors import PrecutError
@@ -143,7 +144,7 @@ def compile_points(
     Raises:
         PrecutError: a point that is not calibrated, or a network that cannot be compiled.
     """
-    chosen = list(dyn.points or [dyn.full]) if points is None else list(points)
+    chosen = list(dyn.points or [dyn.full]) if points is None else listed("points", points, "points")
     if not chosen:
         raise PrecutError("compile got no points; dyn.points lists those that are ready")
     models: dict[Point, CompiledModel] = {}

@@ -53,7 +53,8 @@ def _skip_(model: nn.Module, space: Space, point: Point) -> nn.Module:
             skip_block_(model, name, space.blocks[name].tail)
     spec = vars(model).get("precut_spec")
     if point.skipped and spec is not None:
-        vars(model)["precut_spec"] = {**spec, "skipped": {name: space.blocks[name].tail for name in point.skipped}}
+        gone = {name: space.blocks[name].tail for name in point.skipped}
+        vars(model)["precut_spec"] = {**spec, "skipped": {**spec.get("skipped", {}), **gone}}
     return model
 
 

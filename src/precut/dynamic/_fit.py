@@ -20,10 +20,11 @@ from precut.data import Dataset
 from precut.dynamic._calibrate import recalibrate
 from precut.dynamic._cut import Share
 from precut.dynamic._metrics import cost
+from precut.dynamic._norms import batch_norms
 from precut.dynamic._point import Point
 from precut.dynamic._space import listed
 from precut.errors import PrecutError, real, unknown, whole
-from precut.training import FitResult, Objective, TrainState, evaluate, load_recipe
+from precut.training import FitResult, MovingSupports, Objective, TrainState, evaluate, load_recipe
 from precut.training import fit as fit_model
 
 if TYPE_CHECKING:
@@ -108,7 +109,13 @@ def fit(
     for name in options:
         if name not in _OPTIONS:
             raise unknown("option of fit", name, (*_OPTIONS, *_OWN))
+    for callback in options.get("callbacks", ()):
+        if isinstance(callback, MovingSupports):
+            raise PrecutError(
+                "the supports of a dynamic network stay: its subnets hold parts of them; leave MovingSupports out"
+            )
     dyn.prepare(chosen)
+    dyn.keep_only(dyn.points)  # training makes what others know untrue
     seed = options.get("seed", 0)
     objective = JointObjective(dyn, dataset, mode, sampled, distill, weights, balance, calibration_images, seed)
     dyn.set_point(dyn.full)
@@ -282,6 +289,8 @@ class JointObjective(Objective):
         """Summed over the points: the mean accuracy decides which epoch is best."""
         # Also points that a sandwich has not drawn yet: until it does, theirs would not be known.
         stale = [p for p in self.points if self.dyn.norms == "recalibrated" or not self.dyn.calibrated(p)]
+        if self.dyn.full not in self.points and any(batch_norms(self.dyn.model)):
+            stale.append(self.dyn.full)  # never run, and saved and tested all the same
         if stale and self.dataset is not None:
             recalibrate(self.dyn, stale, self.dataset, self.calibration_images)
         found = torch.zeros(3, dtype=torch.float64)

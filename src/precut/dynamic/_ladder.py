@@ -72,6 +72,8 @@ def make_ladder(
     floors = _checked_floors(dyn, floor)
     others = _checked_choices(choices, len(shares))
     whole("align", align)
+    if not isinstance(uniform, bool):
+        raise PrecutError(f"uniform is true or false; got {uniform!r}")
     scores = rank_channels_(dyn, rank, data)
     chain = _chain(dyn, align, floors, None if uniform else scores)
     known: dict[Point, float] = {}

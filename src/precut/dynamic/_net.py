@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,8 @@ class DynamicNet(nn.Module):
         subnet = _Subnet(point, template, sources, None, twins)
         subnet.state = NormState(self._shared(subnet), norms, self.norms == "private")
         subnet.state.to(device=next(self.model.parameters()).device)
-        self.states[f"p{len(self.states)}"] = subnet.state
+        # By what the point is, not by when it was made ready: a state dict of other points must not fit.
+        self.states[f"p{hashlib.sha1(point.to_json().encode()).hexdigest()[:12]}"] = subnet.state
         own = set(subnet.state.tensors())
         subnet.sources = [row for row in sources if row[0] not in own]
         self._subnets[point] = subnet
@@ -203,6 +205,17 @@ class DynamicNet(nn.Module):
             with torch.no_grad():
                 for buffer, value in zip((norm.running_mean, norm.running_var), statistics[name], strict=True):
                     buffer.copy_(value)  # type: ignore[union-attr]
+
+    def keep_only(self, points: Sequence[Point]) -> None:
+        """Forgets what points other than these (made ready before) and the full one have for themselves; the rest then
+        stands in the order of ``points``, whatever the order in which they were made ready."""
+        kept = {point: self._subnets[point] for point in (self.full, *points)}
+        names = {id(state): name for name, state in self.states.items()}
+        states = [subnet.state for subnet in kept.values() if subnet.state is not None]
+        self.states = nn.ModuleDict({names[id(state)]: state for state in states})
+        self._subnets = kept
+        if self.active not in kept:
+            self.set_point(self.full)
 
     def forget_statistics(self) -> None:
         """Marks every point but the full one as not calibrated."""
@@ -293,7 +306,11 @@ class DynamicNet(nn.Module):
             if name not in self.space.widths:
                 raise unknown("width dimension", name, self.space.widths, "dyn.space.widths")
             dim = self.space.widths[name]
-            if len(order) == dim.size and (dim.classes[list(order)] != dim.classes).any():
+            if sorted(order) != list(range(dim.size)):
+                raise PrecutError(
+                    f"the order of {name!r} must hold 0 to {dim.size - 1} once each; got {list(order)!r:.80}"
+                )
+            if (dim.classes[list(order)] != dim.classes).any():
                 raise PrecutError(
                     f"this order of {name!r} moves channels between residue classes, which would destroy the period "
                     f"of layer {dim.asker!r}"

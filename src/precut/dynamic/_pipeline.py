@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from precut._files import atomic_write
-from precut.dynamic._fit import JointResult, fit
+from precut.dynamic._fit import JointObjective, JointResult, fit
 from precut.dynamic._ladder import checked_budgets, make_ladder, rank_channels_
 from precut.dynamic._net import DynamicNet, make_dynamic
 from precut.dynamic._point import Point
 from precut.errors import PrecutError, unknown, whole
 from precut.training import fit as fit_model
-from precut.training import load_recipe, whiten_stem_
+from precut.training import initialise_, load_recipe
 
 if TYPE_CHECKING:
     from precut.data import Dataset
@@ -78,18 +78,24 @@ def train_ladder(
     start = copy.deepcopy(model) if rewind and pretrain else None
     fresh = start if pretrain else model
     if fresh is not None:  # joint training leaves it out
-        whiten_stem_(fresh, dataset, plan)
+        initialise_(fresh, dataset, plan, run.get("seed", 0))
+    norms, example = given.get("norms", "private_stats"), torch.zeros(1, *dataset.image_shape)
+    folder = None if run_dir is None else Path(run_dir)
+    chosen: dict[str, Any] = _DEFAULTS | {name: given[name] for name in _LADDER if name in given}
+    trained = {name: given[name] for name in _FIT if name in given}
+    begun = folder is not None and run.get("resume") and (folder / "ladder.json").is_file()
+    if pretrain and not begun:  # what is wrong is told before the first epoch, not after the last
+        probe = make_dynamic(model, example, norms=norms)
+        make_ladder(probe, budgets, data=dataset, **chosen)
+        JointObjective(probe, dataset, seed=run.get("seed", 0), **trained)
     if pretrain:
         first = plan.replace(epochs=pretrain, milestones=tuple(m for m in plan.milestones if m < pretrain))
-        fit_model(model, dataset, first, None if run_dir is None else Path(run_dir) / "full", **run)
-    norms, example = given.get("norms", "private_stats"), torch.zeros(1, *dataset.image_shape)
+        fit_model(model, dataset, first, None if folder is None else folder / "full", **run)
     dyn = make_dynamic(model, example, norms=norms)
-    chosen = _DEFAULTS | {name: given[name] for name in _LADDER if name in given}
-    _choose(dyn, dataset, None if run_dir is None else Path(run_dir), budgets, chosen, rewind, run)
+    _choose(dyn, dataset, folder, budgets, chosen, {"rewind": rewind, "pretrain": pretrain}, run)
     if start is not None:
         points, dyn = dyn.points, make_dynamic(start, example, norms=norms)
         dyn.prepare(points)
-    trained = {name: given[name] for name in _FIT if name in given}
     return dyn, fit(dyn, dataset, plan, run_dir, **trained, **run)
 
 
@@ -99,7 +105,7 @@ def _choose(
     folder: Path | None,
     budgets: Sequence[float],
     options: Mapping[str, Any],
-    rewind: bool,
+    beginning: Mapping[str, Any],
     run: Mapping[str, Any],
 ) -> None:
     """The points at ``budgets``, or those that the run in ``folder`` began with."""
@@ -108,7 +114,7 @@ def _choose(
         return
     file = folder / "ladder.json"
     begun = (folder / "config.json").is_file() and not run.get("overwrite")
-    asked = {"budgets": checked_budgets(budgets), "rewind": rewind}
+    asked = {"budgets": checked_budgets(budgets), **beginning}
     asked |= {name: _plain(value) for name, value in options.items()}
     if begun and run.get("resume") and file.is_file():
         points = _recorded(file, asked)

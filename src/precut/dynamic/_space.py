@@ -153,7 +153,7 @@ class Space:
             sizes[dimension] = whole(f"the width of {dimension!r}", size)
         skipped = listed("skip", skip, "names of residual blocks")
         for name in skipped:
-            if name not in self.blocks:
+            if not isinstance(name, str) or name not in self.blocks:
                 raise unknown("residual block that can be skipped", name, self.blocks, "dyn.space.blocks")
         fewer: dict[str, int] = {}
         if isinstance(kss, Mapping):

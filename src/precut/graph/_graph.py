@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -162,6 +163,19 @@ class Graph:
         self.signature, self.result, self.example = signature, result, example
         self.outputs: list[Value] = [leaf for leaf in leaves(result) if isinstance(leaf, Value)]
         self._by_name = {node.name: node for node in nodes}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+        """Nodes and values hold one another in chains as long as the network: they are copied one by one, for a
+        recursion would end at Python's limit."""
+        parts: list[Any] = [*self.nodes, *self.values]
+        for part in parts:
+            memo[id(part)] = copy.copy(part)
+        made = copy.copy(self)
+        memo[id(self)] = made
+        for whole in (*parts, self):
+            for key, held in vars(whole).items():
+                vars(memo[id(whole)])[key] = copy.deepcopy(held, memo)
+        return made
 
     @property
     def values(self) -> list[Value]:

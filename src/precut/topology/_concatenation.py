@@ -17,7 +17,7 @@ import numpy as np
 from precut.errors import PrecutError
 from precut.graph import Graph, Node, Value
 from precut.topology._cell import Cell
-from precut.topology._layers import channels, is_layer
+from precut.topology._layers import is_layer
 from precut.topology._sources import NOTHING, Codes, Sources, maker_of
 
 __all__ = ["body_of", "declared_cells", "found_cells"]
@@ -67,7 +67,7 @@ def body_of(graph: Graph, path: str) -> Body:
 
 def _declared(graph: Graph, sources: Sources, name: str, bodies: Sequence[Body]) -> Cell:
     layer_of = {value.id: number for number, body in enumerate(bodies) for node in body.nodes for value in node.outputs}
-    widths = [channels(body.makes) for body in bodies[:-1]]
+    widths = [len(sources.codes[body.makes.id]) for body in bodies[:-1]]
     links = repeated = possible = 0
     for number, body in enumerate(bodies[2:], 2):
         codes = sources.codes[body.reads.id]
@@ -121,7 +121,7 @@ def found_cells(graph: Graph, sources: Sources, inside: set[Node]) -> list[Cell]
         distinct = len(np.unique(unit.codes[direct]))
         ends.append((unit, len(levels) - distinct - int((levels < 0).sum()), len(levels) - len(np.unique(unit.codes))))
         spans.append(_Span(int(levels[skipping].min()), unit.level))
-    return [_cell(span, units, ends) for span in _merged(spans)]
+    return [_cell(span, units, ends, sources) for span in _merged(spans)]
 
 
 def _made_by(unit: _Unit) -> Iterable[int]:
@@ -139,12 +139,12 @@ def _merged(spans: list[_Span]) -> list[_Span]:
     return merged
 
 
-def _cell(span: _Span, units: list[_Unit], ends: list[tuple[_Unit, int, int]]) -> Cell:
+def _cell(span: _Span, units: list[_Unit], ends: list[tuple[_Unit, int, int]], sources: Sources) -> Cell:
     depth = span.last - span.first + 1
     widths = [0] * (depth - 1)
     for unit in units:
         if span.first <= unit.level < span.last:
-            widths[unit.level - span.first] += channels(unit.makes)
+            widths[unit.level - span.first] += len(sources.codes[unit.makes.id])
     at: dict[int, list[tuple[_Unit, int, int]]] = defaultdict(list)
     for end in ends:
         if span.first < end[0].level <= span.last:

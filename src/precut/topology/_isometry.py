@@ -157,6 +157,12 @@ def isometry(
         model = with_batch_statistics(model, x)
     graph = capture(model, x)
     check_no_cycle(graph)
+    for node in graph.nodes:
+        if node.op == "batch_norm" and "running_mean" not in node.params:
+            raise PrecutError(
+                f"{node.where} has no running statistics: it ties the batch's images together, and a layer's Jacobian is "
+                "of one; give it track_running_stats=True"
+            )
     if official:
         found = official_spectra(graph, x)
     else:

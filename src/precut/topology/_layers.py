@@ -11,7 +11,6 @@ from precut.graph import Graph, Node, Value
 
 __all__ = [
     "ELEMENTWISE",
-    "channels",
     "check_no_cycle",
     "is_depthwise",
     "is_gate",
@@ -35,18 +34,11 @@ def is_layer(node: Node) -> bool:
     return node.op == "linear" or node.op.startswith("conv")
 
 
-def channels(value: Value) -> int:
-    """Channels of a value: dimension 1, or the last one of (N, tokens, features)."""
-    if len(value.shape) < 2:
-        return 1
-    return value.shape[-1] if len(value.shape) == 3 else value.shape[1]
-
-
 def reads(node: Node) -> int:
     """Channels that a layer reads."""
     shape = node.dense_shape
     if shape is None:  # a weight that was computed
-        return channels(node.input)
+        return node.input.shape[-1 if node.op == "linear" else 1]
     if node.op.startswith("conv_transpose"):
         return shape[0]
     return shape[1] * int(node.attrs.get("groups", 1))

@@ -15,7 +15,7 @@ import numpy as np
 
 from precut.graph import Graph, Node, Value
 from precut.topology._cell import Cell
-from precut.topology._layers import channels, is_depthwise, is_gate, is_layer, is_pointwise, reads
+from precut.topology._layers import is_depthwise, is_gate, is_layer, is_pointwise, reads
 from precut.topology._sources import NOTHING, Sources, maker_of
 
 __all__ = ["addition_cells", "blocks"]
@@ -105,7 +105,7 @@ def _block(graph: Graph, node: Node, ancestors: dict[int, int], sources: Sources
     if found is None:
         return None
     fork, main, skip, operand = found[0], found[1].layers, found[2].layers, found[3]
-    shared = channels(graph.values_by_id[fork])
+    shared = len(sources.codes[fork])
     widths = [shared, *(reads(layer) for layer in main[1:])]
     if len(main) == 2 and is_depthwise(main[0]) and is_pointwise(main[1]):
         widths.insert(1, shared)  # an inverted residual without its widening layer counts as if that kept the width

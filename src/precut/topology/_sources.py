@@ -44,7 +44,8 @@ class Sources:
     """The sources of every value's channels.
 
     Attributes:
-        codes: value id to one code for each channel (dimension 1).
+        codes: value id to one code for each channel.
+        dims: value id to the dimension of its channels: 1, or the last one where linear layers make or read it.
         used_aside: ids of values that are also used where their codes do not go on: added to something deeper, as
             gates, returned.
     """
@@ -52,11 +53,15 @@ class Sources:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.codes: dict[int, Codes] = {}
+        self.dims: dict[int, int] = {}
         self.used_aside: set[int] = set()
         self._depths: dict[int, int] = {}
         for value in graph.inputs:
+            self.dims[value.id] = self._dim(value, None)
             self._make(value, 0)
         for node in graph.nodes:
+            for value in node.outputs:
+                self.dims[value.id] = self._dim(value, node)
             depth = max((self._depths[value.id] for value in node.inputs), default=0)
             if is_layer(node):
                 self._make(node.output, depth + 1)
@@ -68,9 +73,28 @@ class Sources:
             self._set_aside(value)
 
     def _make(self, value: Value, depth: int) -> None:
-        size = value.shape[1] if len(value.shape) > 1 else 1
+        size = value.shape[self.dims[value.id]] if len(value.shape) > 1 else 1
         self.codes[value.id] = (value.id << _BITS) + np.arange(size, dtype=np.int64)
         self._depths[value.id] = depth
+
+    def _dim(self, value: Value, node: Node | None) -> int:
+        """Where a value's channels are."""
+        rank = len(value.shape)
+        if rank < 3:
+            return min(1, rank - 1)
+        if node is not None and is_layer(node):
+            return rank - 1 if node.op == "linear" else 1
+        same = [self.dims[item.id] for item in (node.inputs if node is not None else ()) if len(item.shape) == rank]
+        if node is not None and same and node.op in ("permute", "transpose"):
+            order = list(node.attrs["dims"]) if node.op == "permute" else list(range(rank))
+            if node.op == "transpose":
+                one, other = node.attrs["dim0"], node.attrs["dim1"]
+                order[one], order[other] = other, one
+            return [axis % rank for axis in order].index(same[0])
+        for reader in value.consumers:
+            if is_layer(reader) and reader.input is value:
+                return rank - 1 if reader.op == "linear" else 1
+        return same[0] if same else 1
 
     def _set_aside(self, value: Value) -> None:
         self.used_aside |= set(maker_of(self.codes[value.id]).tolist())
@@ -90,7 +114,7 @@ class Sources:
                     self._set_aside(value)
             found = [None if main is None else self.codes[main.id]] * len(node.outputs)
         for value, codes in zip(node.outputs, found, strict=True):
-            if codes is not None and len(value.shape) > 1 and len(codes) == value.shape[1]:
+            if codes is not None and len(value.shape) > 1 and len(codes) == value.shape[self.dims[value.id]]:
                 self.codes[value.id] = codes
                 self._depths[value.id] = depth
             else:  # what cannot be followed counts as made here
@@ -99,11 +123,12 @@ class Sources:
                     self._set_aside(operand)
 
     def _padded(self, node: Node) -> Codes | None:
-        """Padding of rows and columns keeps channels; that of dimension 1 adds zeros."""
+        """Padding of rows and columns keeps channels; that of the channels' dimension adds zeros."""
         codes, rank = self.codes[node.input.id], len(node.input.shape)
         amounts = list(node.attrs.get("padding") or ())
-        place = 2 * (rank - 2)  # of the amounts for dimension 1, which are counted from the last dimension
-        if len(amounts) <= place:
+        # Of the amounts for the channels, which are counted from the last dimension.
+        place = 2 * (rank - 1 - self.dims[node.input.id])
+        if len(amounts) <= place or rank < 2:
             return codes
         before, after = amounts[place], amounts[place + 1]
         kept = codes[max(0, -before) : len(codes) - max(0, -after)]
@@ -112,7 +137,7 @@ class Sources:
     def _moved(self, node: Node) -> list[Codes | None]:
         """What the operation does to numbers that stand in the channels' places."""
         nothing: list[Codes | None] = [None] * len(node.outputs)
-        small = node.op in _OF_CHANNELS and _only_channels(node)
+        small = node.op in _OF_CHANNELS and self._only_channels(node)
 
         def fill(leaf: Any) -> Any:
             if isinstance(leaf, Value):
@@ -133,7 +158,9 @@ class Sources:
         except (RuntimeError, TypeError, ValueError, IndexError):
             return nothing
         tensors = [result] if isinstance(result, torch.Tensor) else list(result)
-        return [_read(tensor) for tensor in tensors] if len(tensors) == len(node.outputs) else nothing
+        if len(tensors) != len(node.outputs):
+            return nothing
+        return [_read(tensor, self.dims[value.id]) for tensor, value in zip(tensors, node.outputs, strict=True)]
 
     def _stand_in(self, value: Value, small: bool) -> torch.Tensor:
         """The codes in the value's shape, repeated without memory; or on a map of one pixel."""
@@ -141,25 +168,25 @@ class Sources:
         rank = len(value.shape)
         if rank < 2:
             return codes.expand(value.shape)
-        shaped = codes.view(1, -1, *[1] * (rank - 2))
+        shaped = codes.view([-1 if axis == self.dims[value.id] else 1 for axis in range(rank)])
         return shaped if small else shaped.expand(value.shape)
 
+    def _only_channels(self, node: Node) -> bool:
+        """Whether a move changes no other dimension than the channels'."""
+        place = self.dims[node.inputs[0].id]
+        if node.op == "getitem":
+            index = node.bound.get("index")
+            parts = index if isinstance(index, tuple) else (index,)
+            return all(part == slice(None) for axis, part in enumerate(parts) if axis != place)
+        dims = node.attrs.get("dim", node.attrs.get("dims", 1 if node.op == "channel_shuffle" else 0))
+        return dims in (place, (place,))
 
-def _only_channels(node: Node) -> bool:
-    """Whether a move changes no other dimension than the channels'."""
-    if node.op == "getitem":
-        index = node.bound.get("index")
-        parts = index if isinstance(index, tuple) else (index,)
-        return parts[0] == slice(None) and all(part == slice(None) for part in parts[2:])
-    dims = node.attrs.get("dim", node.attrs.get("dims", 1 if node.op == "channel_shuffle" else 0))
-    return dims in (1, (1,))
 
-
-def _read(tensor: torch.Tensor) -> Codes | None:
-    """The codes of a moved stand-in, if whole channels were moved."""
+def _read(tensor: torch.Tensor, dim: int) -> Codes | None:
+    """The codes of a moved stand-in along ``dim``, if whole channels were moved."""
     if tensor.ndim < 2 or not tensor.shape[0]:
         return None
-    rows = tensor[0].reshape(tensor.shape[1], -1)
+    rows = tensor[0].movedim(dim - 1, 0).reshape(tensor.shape[dim], -1)
     if not rows.shape[1] or bool((rows != rows[:, :1]).any()):
         return None if rows.shape[0] else np.empty(0, np.int64)
     return rows[:, 0].numpy()
