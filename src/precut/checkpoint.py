@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def save(
     Raises:
         PrecutError: for what is no model, a path that is a folder, or what safetensors and JSON cannot hold.
     """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     if not isinstance(model, nn.Module):
         raise PrecutError(f"save takes an nn.Module, then a path; got {type(model).__name__} {model!r:.60}")
     if Path(path).is_dir():
@@ -66,6 +68,7 @@ def save(
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
+    memories: set[int] = set()
     for name, value in model.state_dict().items():
         if not isinstance(value, torch.Tensor):
             raise PrecutError(f"the model's state holds {name!r}, a {type(value).__name__}; only tensors can be saved")
@@ -74,10 +77,13 @@ def save(
             aliases[name] = seen[place]
         else:
             seen[place] = name
-            tensors[name] = value.detach().cpu().contiguous()
+            # Views of one memory must not share it in the file.
+            tensors[name] = value.detach().to("cpu", copy=value.untyped_storage().data_ptr() in memories).contiguous()
+            memories.add(value.untyped_storage().data_ptr())
+    fresh = _fresh(model)
     spec = {
         "format": FORMAT,
-        "model": getattr(model, "precut_spec", None),
+        "model": getattr(model, "precut_spec", None) if fresh is not None else None,
         "supports": {
             name: {
                 "maker": layer.support.maker.to_spec(),
@@ -92,12 +98,14 @@ def save(
             for name, layer in model.named_modules(remove_duplicate=False)
             if (found := scattered(layer)) is not None
         },
-        "resized": _resized(model),
+        "resized": {} if fresh is None else _resized(model, fresh),
         "aliases": aliases,
         "extra": dict(extra or {}),
     }
     if beside:
-        tensors |= {f"{_BESIDE}{name}": value.detach().cpu().contiguous() for name, value in beside.items()}
+        tensors |= {
+            f"{_BESIDE}{name}": value.detach().to("cpu", copy=True).contiguous() for name, value in beside.items()
+        }
     try:
         text = json.dumps(spec, sort_keys=True)
     except TypeError as error:
@@ -124,11 +132,36 @@ def _build(spec: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _resized(model: nn.Module) -> dict[str, dict[str, Any]]:
+def _fresh(model: nn.Module) -> dict[str, nn.Module] | None:
+    """The modules of what the model's spec builds; None where it has none, or has been changed since in what no file
+    keeps (another activation, another stride)."""
     spec = getattr(model, "precut_spec", None)
     if spec is None:
-        return {}
+        return None
     fresh = dict(_build(spec).named_modules())
+    inside = ""  # a layer whose weight a parametrization holds, with its modules
+    for name, module in model.named_modules():
+        if inside and name.startswith(inside):
+            continue
+        if scattered(module) is not None:
+            inside = f"{name}."
+        if name not in fresh or _manner(module, fresh[name]) != _manner(fresh[name], module):
+            return None
+    return fresh
+
+
+def _manner(module: nn.Module, other: nn.Module) -> tuple[Any, ...]:
+    """What ``module`` does apart from its weights and sizes, so far as it can be compared with ``other``."""
+    if isinstance(module, SparseLayer) or isinstance(other, SparseLayer) or scattered(module) or scattered(other):
+        return tuple(str(getattr(module, name, "")) for name in ("stride", "padding", "dilation", "padding_mode"))
+    twin = copy.copy(module)
+    for size in _SIZES.get(type(module), ()):  # the words tell them, too
+        setattr(twin, size, 0)
+    # Of no consequence for what the network computes: how statistics are tracked, dropout, where results are put.
+    return type(module), re.sub(r"\b(momentum|inplace|p)=[^,]*(, )?", "", twin.extra_repr())
+
+
+def _resized(model: nn.Module, fresh: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
     resized = {}
     for name, module in model.named_modules():
         sizes = _SIZES.get(type(module), ())

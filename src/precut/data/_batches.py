@@ -91,8 +91,9 @@ class BatchLoader:
         self.rank = rank
         self.world_size = world_size
         # (x / 255 - mean) / std as one multiplication and one addition
-        self._scale = torch.tensor([1 / (255 * s) for s in std], device=self.device).view(-1, 1, 1)
-        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=self.device).view(-1, 1, 1)
+        self._scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=self.device).view(-1, 1, 1)
+        shift = [-m / s for m, s in zip(mean, std, strict=True)]
+        self._shift = torch.tensor(shift, dtype=torch.float32, device=self.device).view(-1, 1, 1)
         self._images = split.images.to(self.device) if isinstance(split, Split) else None
         self._labels = split.labels.to(self.device)
         if len(self) == 0:

@@ -9,7 +9,7 @@ from torch import nn
 
 from precut.errors import PrecutError, unknown
 
-__all__ = ["ignored_names"]
+__all__ = ["ignored_names", "owners_of"]
 
 
 def ignored_names(model: nn.Module, ignored: Iterable[nn.Module | str] | nn.Module | str) -> set[str]:
@@ -39,3 +39,12 @@ def ignored_names(model: nn.Module, ignored: Iterable[nn.Module | str] | nn.Modu
         for root in found:
             inside.update(root.modules())
     return {name for name, module in modules.items() if module in inside}
+
+
+def owners_of(model: nn.Module) -> dict[int, list[str]]:
+    """The names of the modules that own each parameter, by its id."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    return owners

@@ -16,7 +16,7 @@ from precut.layers._conv import SparseConv2d
 from precut.layers._linear import SparseLinear
 from precut.layers._read_as_dense import read_as_dense
 from precut.layers._replace import check_hooks, replace_layer_, sparse_like
-from precut.layers._select import ignored_names
+from precut.layers._select import ignored_names, owners_of
 from precut.supports import Dense, SupportMaker, parse
 
 __all__ = ["init_fresh_", "sparsify", "sparsify_"]
@@ -45,15 +45,6 @@ def init_fresh_(model: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(module, (SparseConv2d, SparseLinear)):
             _fresh_(module, generator)
     return model
-
-
-def _owners(model: nn.Module) -> dict[int, list[str]]:
-    """The names of the modules that own each parameter, by its id."""
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(name)
-    return owners
 
 
 def _check_plain(name: str, layer: nn.Conv2d, owners: dict[int, list[str]]) -> None:
@@ -107,7 +98,7 @@ def _replace_all_(
             "and the ignored ones stay dense"
         )
     generator = torch.Generator().manual_seed(seed)
-    owners = _owners(model)
+    owners = owners_of(model)
     made: list[tuple[str, SparseConv2d | SparseLinear]] = []
     for number, (name, module) in enumerate(chosen):
         if name in read:

@@ -248,7 +248,7 @@ def _held_by_row(model: nn.Module, found: Trace) -> dict[str, _Held]:
     for module in model.modules():
         own = {key: value for key, value in module._parameters.items() if value is not None}
         compact = compact_weight(module)
-        if compact is not None:
+        if compact is not None and isinstance(compact[0], nn.Parameter):
             own["weight"] = compact[0]  # which a parametrization may hold
         if not own:
             continue
@@ -260,7 +260,7 @@ def _held_by_row(model: nn.Module, found: Trace) -> dict[str, _Held]:
                 continue
             seen.add(id(value))
             dense = value.numel()
-            if key == "weight" and compact is not None:
+            if key in ("weight", "weight_orig") and compact is not None:
                 dense = math.prod(compact[1])
             row.params += value.numel()
             row.params_dense += dense

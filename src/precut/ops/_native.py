@@ -119,7 +119,7 @@ _lock = Lock()
 
 def _plan(index: torch.Tensor | None, key: str, shape: list[int], size: list[int], options: tuple[Any, ...]) -> _Plan:
     # An index tensor is known by its place and version; the cache keeps it alive, so that no other can take its place.
-    support = key if index is None else (index.data_ptr(), index._version)
+    support = key if index is None else (index.data_ptr(), 0 if index.is_inference() else index._version)
     full = (support, tuple(shape), tuple(size), options)
     with _lock:
         found = _plans.get(full)
@@ -142,7 +142,13 @@ def _layout(tensor: torch.Tensor) -> torch.Tensor:
 
 def _new(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
-    return torch.empty(shape, memory_format=torch.channels_last if last else torch.contiguous_format)
+    # Its own dtype: torch's default one may be another, and libprecut writes float32.
+    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _batched(tensor: torch.Tensor) -> bool:
+    """Whether it stands for many tensors, as within torch's vmap and the older one of ``is_grads_batched``."""
+    return "Batched" in torch._C._dispatch_key_set(tensor)
 
 
 class _Conv2d(torch.autograd.Function):
@@ -157,7 +163,6 @@ class _Conv2d(torch.autograd.Function):
         shape: list[int],
         options: tuple[Any, ...],
     ) -> torch.Tensor:
-        x, weight = _layout(x), weight.contiguous()
         plan = _plan(index, key, shape, list(x.shape[2:]), options)
         if weight.numel() != plan.weights or (bias is not None and bias.numel() != shape[0]):
             raise RuntimeError(
@@ -178,7 +183,8 @@ class _Conv2d(torch.autograd.Function):
         (grad,) = grads
         x, weight, index = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():  # somebody differentiates again: through operators that autograd knows
+        # Somebody differentiates again, or for many gradients at once: through operators that torch knows.
+        if torch.is_grad_enabled() or _batched(grad):
             stride, padding, dilation, groups = ctx.options
             dense = expand(weight, index, ctx.key, ctx.shape)
             dx, dw, db = torch.ops.aten.convolution_backward(
@@ -215,7 +221,9 @@ def _run(
     groups: int,
 ) -> torch.Tensor:
     options = (tuple(stride), tuple(padding), tuple(dilation), groups)
-    return _Conv2d.apply(input, weight, bias, index, key, list(shape), options)
+    # Laid out where autograd sees it: a copy made within the function would be cut off from the input when somebody
+    # differentiates twice.
+    return _Conv2d.apply(_layout(input), weight.contiguous(), bias, index, key, list(shape), options)
 
 
 def _fits(
@@ -244,6 +252,7 @@ def _fits(
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0  # counters and tracers must see what is run
         and torch._C._functorch.maybe_current_level() is None
+        and torch.autograd.forward_ad._current_level < 0
         and _usable()
     )
 

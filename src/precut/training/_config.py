@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from precut.data import Split
 from precut.errors import PrecutError
+from precut.layers import scattered
 
 __all__ = ["describe_model", "fingerprint"]
 
@@ -31,6 +32,11 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         name: module.support.to_spec()
         for name, module in model.named_modules()
         if hasattr(getattr(module, "support", None), "to_spec")
+    }
+    supports |= {
+        name: found.maker.to_spec()
+        for name, module in model.named_modules()
+        if (found := scattered(module)) is not None
     }
     text = json.dumps([shapes, supports], sort_keys=True)
     return {

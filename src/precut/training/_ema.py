@@ -38,8 +38,11 @@ class WeightAverage:
         self.tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in self._live().items()}
 
     def _live(self) -> dict[str, Tensor]:
-        state = self._model.state_dict()
-        return {n: t for n, t in state.items() if isinstance(t, Tensor) and t.is_floating_point()}
+        found: dict[int, tuple[str, Tensor]] = {}  # a tensor that has several names is averaged once
+        for name, tensor in self._model.state_dict(keep_vars=True).items():
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                found.setdefault(id(tensor), (name, tensor.detach()))
+        return dict(found.values())
 
     def decay(self, step: int) -> float:
         """The decay of the update after ``step`` (counted from 0)."""

@@ -115,6 +115,8 @@ def fit(
         TrainingInterrupted: Ctrl-C or SIGTERM came; the run can be resumed.
     """
     plan = load_recipe(recipe)
+    if hasattr(model, "_orig_mod"):
+        raise PrecutError("fit got what torch.compile made; pass the model itself, and compile it when it is trained")
     if checkpoint_steps is not None and checkpoint_steps < 1:
         raise PrecutError(f"fit got checkpoint_steps={checkpoint_steps}; expected at least 1, or None")
     run = None if run_dir is None else RunFolder(run_dir)

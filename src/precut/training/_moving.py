@@ -294,8 +294,9 @@ class MovingSupports(Callback):
         average = state.average
 
         def carry(name: str, move: SupportMove) -> None:
-            if average is not None:
-                average.tensors[f"{name}.weight"] = move.carry(average.tensors[f"{name}.weight"])
+            key = f"{name}.weight"
+            if average is not None and key in average.tensors:  # of several names of a layer, one is there
+                average.tensors[key] = move.carry(average.tensors[key])
 
         self._mover = SupportMover(state.model, state.optimizer, steps=state.steps, on_move=carry, **self._options)
 

@@ -84,6 +84,7 @@ class Muon(torch.optim.Optimizer):
             if group["weight_decay"]:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
             flat = update.reshape(update.shape[0], -1)
-            scale = max(1.0, flat.shape[0] / flat.shape[1]) ** 0.5
+            # A single column is what a layer of unequal filters holds: no matrix, and as long as it has weights.
+            scale = max(1.0, flat.shape[0] / flat.shape[1]) ** 0.5 if flat.shape[1] > 1 else 1.0
             update = orthogonalise(flat).reshape(update.shape).mul_(scale)
         parameter.add_(update, alpha=-group["lr"])
