@@ -40,6 +40,18 @@ def test_a_recipe_file(tmp_path: Path) -> None:
     assert recipe.batch_size == 128
 
 
+def test_a_recipe_file_on_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "first.yaml").write_text("base: paper-cifar\nepochs: 130\n")
+    (tmp_path / "second.yaml").write_text("base: first.yaml\nbatch_size: 64\n")
+    (tmp_path / "round.yaml").write_text("base: again.yaml\n")
+    (tmp_path / "again.yaml").write_text("base: round.yaml\n")
+    monkeypatch.chdir("/")  # a base lies beside the file, wherever one is
+    recipe = load_recipe(tmp_path / "second.yaml")
+    assert (recipe.name, recipe.epochs, recipe.batch_size, recipe.init) == ("second", 130, 64, "kundu")
+    with pytest.raises(PrecutError, match=r"round\.yaml' is its own base"):
+        load_recipe(tmp_path / "round.yaml")
+
+
 def test_replace_leaves_the_original_alone() -> None:
     recipe = Recipe()
     assert recipe.replace(epochs=7).epochs == 7

@@ -150,18 +150,27 @@ def list_recipes() -> list[str]:
 def load_recipe(name_or_path: str | Path | Recipe, **changes: Any) -> Recipe:
     """A recipe by its name (see :func:`list_recipes`) or from a YAML file of the user's, with ``changes`` on top.
 
-    A file holds fields of :class:`Recipe`, one a line; ``base: NAME`` starts from another recipe.
+    A file holds fields of :class:`Recipe`, one a line; ``base: NAME`` starts from another recipe (a file beside this one,
+    or elsewhere).
 
     Raises:
         PrecutError: no such recipe or field, or a value out of range.
     """
     if isinstance(name_or_path, Recipe):
         return name_or_path.replace(**changes)
+    return _load(name_or_path, (), changes)
+
+
+def _load(name_or_path: Any, before: tuple[Path, ...], changes: Mapping[str, Any]) -> Recipe:
+    """The recipe; ``before`` are the files that it is the base of."""
     text = str(name_or_path)
     if text.endswith((".yaml", ".yml")):
         path = Path(text)
         if not path.is_file():
             raise PrecutError(f"recipe file {text!r} does not exist; bundled recipes: {', '.join(list_recipes())}")
+        if path.resolve() in before:
+            raise PrecutError(f"recipe file {text!r} is its own base")
+        before = (*before, path.resolve())
         fields = _parse(path.read_text(), text)
         fields.setdefault("name", path.stem)
     else:
@@ -170,7 +179,9 @@ def load_recipe(name_or_path: str | Path | Recipe, **changes: Any) -> Recipe:
         fields = _parse((resources.files("precut.training") / "recipes" / f"{text}.yaml").read_text(), text)
         fields["name"] = text
     base = fields.pop("base", None)
-    start = load_recipe(base) if base is not None else Recipe()
+    if before and isinstance(base, str) and (before[-1].parent / base).is_file():
+        base = before[-1].parent / base
+    start = _load(base, before, {}) if base is not None else Recipe()
     return start.replace(**{**fields, **changes})
 
 
