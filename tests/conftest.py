@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import pytest
 
-SAMPLE_LIMIT = 20  # of each parametrised test, that many cases are drawn
+SAMPLE_LIMIT = 12  # of each parametrised test, that many cases are drawn
 
 os.environ.setdefault("PRECUT_CACHE", os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", "precut"))
 
