@@ -182,17 +182,14 @@ def test_a_run_from_few_images(queue, tmp_path):
     assert [config["dataset"]["train_images"] for config in images] == [whole, 300]
 
 
+PRUNED = {"name": "a", "model": "speednet", "kwargs": {"widths": [4, 8, 8]}, "init": "project"}
+
+
 def test_scores_do_not_see_the_images_that_choose_the_epoch(queue, monkeypatch):
     seen = []
     monkeypatch.setattr(_runner, "BatchLoader", lambda split, *a, **k: seen.append(len(split)) or iter([None]))
     monkeypatch.setattr(_runner, "prune", lambda model, **options: (model, None))
-    entry = {
-        "name": "a",
-        "model": "speednet",
-        "kwargs": {"widths": [4, 8, 8]},
-        "prune": {"score": "snip"},
-        "init": "project",
-    }
+    entry = PRUNED | {"prune": {"score": "snip"}}
     dataset = data.load("fashion-mnist-sample")
     build(load_claim(queue(runs=[entry])).runs[0], dataset, 28)
     assert seen == [len(dataset.train) - QUEUE["recipe"]["val_count"]]
@@ -206,13 +203,7 @@ def test_scores_see_the_stem_that_is_trained(queue, monkeypatch):
         return model, None
 
     monkeypatch.setattr(_runner, "prune", scored)
-    entry = {
-        "name": "a",
-        "model": "speednet",
-        "kwargs": {"widths": [4, 8, 8]},
-        "prune": {"score": "synflow"},
-        "init": "project",
-    }
+    entry = PRUNED | {"prune": {"score": "synflow"}}
     dataset = data.load("fashion-mnist-sample").take(50)
     run = load_claim(queue(runs=[entry])).runs[0]
     run = dataclasses.replace(run, changes={**run.changes, "val_count": 50, "whiten": True})

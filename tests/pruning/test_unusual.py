@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import precut
 from precut import PrecutError, pruning, training
 from precut.pruning import Network
+from precut.training._muon import Muon
 
 X = torch.zeros(1, 3, 8, 8)
 
@@ -66,7 +67,6 @@ def test_the_larger_of_two_branches(join):
     torch.manual_seed(0)
     difference, report = _difference(Branches(join), "magnitude", 0.5, torch.randn(4, 3, 8, 8))
     assert difference < 1e-6
-    same = Branches(torch.maximum)
     torch.manual_seed(0)
     same = Branches(torch.maximum)
     assert report.live == precut.prune(same, "magnitude", 0.5, X)[1].live
@@ -238,7 +238,6 @@ def test_floors_never_exceed_the_budget(least, structure, budget, allocation, de
     kept = sum(report.kept[name] * price for name, price in prices.items())
     assert kept <= math.ceil(density * size)
     assert all(report.kept[name] >= min(least, report.dense[name]) for name in prices)
-    free = precut.prune(_convs(), "magnitude", density, X, **options)[1]
     torch.manual_seed(0)
     free = precut.prune(_convs(), "magnitude", density, X, **options)[1]
     assert set(report.held) == {name for name in prices if free.kept[name] < least}
@@ -406,12 +405,7 @@ def test_muon_on_a_layer_without_weights():
     parameter.grad = torch.zeros(0, 1)
     other = nn.Parameter(torch.ones(3, 4))
     other.grad = torch.ones(3, 4)
-    optimizer = training.Muon([parameter, other], lr=0.1) if hasattr(training, "Muon") else None
-    if optimizer is None:
-        from precut.training._muon import Muon
-
-        optimizer = Muon([parameter, other], lr=0.1)
-    optimizer.step()
+    Muon([parameter, other], lr=0.1).step()
     assert not torch.equal(other, torch.ones(3, 4))
 
 

@@ -52,17 +52,17 @@ def from_masks(
         found[name] = mask
     if not found:
         raise PrecutError("from_masks found no mask: no layer has a weight_mask, and no masks={layer: mask} was given")
-    # torch's pruned modules cannot be deep-copied (their weight is not a leaf), so the layers are rebuilt around a
-    # memo that maps each to its sparse replacement.
     owners = owners_of(model)
     for name in found:
         for parameter in modules[name].parameters(recurse=False):
             if len(owners[id(parameter)]) > 1:
                 raise PrecutError(
                     f"layers {', '.join(map(repr, owners[id(parameter)]))} share a parameter, which sparse layers cannot; "
-                    f"untie them, or leave them out of the masks (precut.prune keeps shared weights shared)"
+                    "untie them, or leave them out of the masks (precut.prune keeps shared weights shared)"
                 )
     read = read_as_dense(model, None if example_inputs is None else capture(model, example_inputs))
+    # torch's pruned modules cannot be deep-copied (their weight is not a leaf), so the layers are rebuilt around a
+    # memo that maps each to its sparse replacement.
     memo: dict[int, Any] = {
         id(modules[name]): _sparse(name, modules[name], mask, name in read) for name, mask in found.items()
     }
