@@ -53,12 +53,13 @@ def build(run: Run, dataset: Dataset, input_size: int) -> torch.nn.Module:
 def _pruned(model: torch.nn.Module, run: Run, dataset: Dataset) -> torch.nn.Module:
     options = dict(run.prune or {})
     recipe = recipe_of(run)
-    train = recipe.split(dataset)[0]
-    initialise_(model, dataset, recipe, run.seed, train)
     count = options.pop("images", _SCORED_IMAGES)
     name = options.get("score", "synflow")
-    if name in scores and scores[name].needs_data:
-        # Labels are looked at: not those of the images that choose the epoch.
+    looks = name in scores and scores[name].needs_data
+    # Labels are looked at: not those of the images that choose the epoch. Splitting copies all images: not for nothing.
+    train = recipe.split(dataset)[0] if looks else None
+    initialise_(model, dataset, recipe, run.seed, train)
+    if train is not None:
         loader = BatchLoader(train, count, dataset.mean, dataset.std, shuffle=True, seed=run.seed)
         options["data"] = [next(iter(loader))]
     example = torch.zeros(1, *dataset.image_shape)

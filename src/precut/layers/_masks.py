@@ -14,7 +14,7 @@ from precut.graph import capture
 from precut.layers._read_as_dense import read_as_dense
 from precut.layers._replace import check_hooks, sparse_like
 from precut.layers._scattered import scatter_
-from precut.layers._select import owners_of
+from precut.layers._select import check_unshared, owners_of
 from precut.supports import Dense, Unstructured
 
 __all__ = ["from_masks"]
@@ -54,12 +54,7 @@ def from_masks(
         raise PrecutError("from_masks found no mask: no layer has a weight_mask, and no masks={layer: mask} was given")
     owners = owners_of(model)
     for name in found:
-        for parameter in modules[name].parameters(recurse=False):
-            if len(owners[id(parameter)]) > 1:
-                raise PrecutError(
-                    f"layers {', '.join(map(repr, owners[id(parameter)]))} share a parameter, which sparse layers cannot; "
-                    "untie them, or leave them out of the masks (precut.prune keeps shared weights shared)"
-                )
+        check_unshared(modules[name], owners, "leave them out of the masks (precut.prune keeps shared weights shared)")
     read = read_as_dense(model, None if example_inputs is None else capture(model, example_inputs))
     # torch's pruned modules cannot be deep-copied (their weight is not a leaf), so the layers are rebuilt around a
     # memo that maps each to its sparse replacement.

@@ -9,7 +9,7 @@ from torch import nn
 
 from precut.errors import PrecutError, unknown
 
-__all__ = ["ignored_names", "owners_of"]
+__all__ = ["check_unshared", "ignored_names", "owners_of"]
 
 
 def ignored_names(model: nn.Module, ignored: Iterable[nn.Module | str] | nn.Module | str) -> set[str]:
@@ -48,3 +48,19 @@ def owners_of(model: nn.Module) -> dict[int, list[str]]:
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(name)
     return owners
+
+
+def check_unshared(layer: nn.Module, owners: dict[int, list[str]], instead: str) -> None:
+    """Raises a PrecutError where another module owns one of the layer's own parameters.
+
+    Args:
+        owners: of :func:`owners_of`.
+        instead: what else than untying helps; "{names}" stands for the layers' names.
+    """
+    for parameter in layer.parameters(recurse=False):
+        names = owners[id(parameter)]
+        if len(names) > 1:
+            raise PrecutError(
+                f"layers {', '.join(map(repr, names))} share a parameter, which sparse layers cannot; untie them, or "
+                + instead.format(names=names)
+            )

@@ -16,7 +16,7 @@ from precut.layers._conv import SparseConv2d
 from precut.layers._linear import SparseLinear
 from precut.layers._read_as_dense import read_as_dense
 from precut.layers._replace import check_hooks, replace_layer_, sparse_like
-from precut.layers._select import ignored_names, owners_of
+from precut.layers._select import check_unshared, ignored_names, owners_of
 from precut.supports import Dense, SupportMaker, parse
 
 __all__ = ["init_fresh_", "sparsify", "sparsify_"]
@@ -57,13 +57,7 @@ def _check_plain(name: str, layer: nn.Conv2d, owners: dict[int, list[str]]) -> N
     if isinstance(layer.weight, nn.UninitializedParameter):
         raise PrecutError(f"layer {name!r} does not know its input channels yet; run the model once first, {advice}")
     check_hooks(name, layer)
-    for parameter in layer.parameters():
-        names = owners[id(parameter)]
-        if len(names) > 1:
-            raise PrecutError(
-                f"layers {', '.join(map(repr, names))} share a parameter, which sparse layers cannot; untie them, or "
-                f"keep all dense: ignored_layers={names}"
-            )
+    check_unshared(layer, owners, "keep all dense: ignored_layers={names}")
 
 
 def _checked(model: nn.Module, support: SupportMaker | str, init: str, seed: int) -> SupportMaker:
